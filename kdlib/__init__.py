@@ -1,0 +1,52 @@
+"""Knowledge distillation in JAX and Flax: networks, jitted training, distillers, transfer.
+
+The floors, from the top: ``cli`` and ``compare`` · ``presets`` · ``check`` · ``plots`` ·
+``report`` · ``train`` · ``checkpoint`` · ``transfer`` (who teaches) · ``distillers`` (what is
+taught) · ``metrics`` · ``models`` · ``data``.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX starts: its C++ side is talkative
+
+import jax
+
+from kdlib import checkpoint, data, distillers, metrics, models, transfer
+from kdlib.checkpoint import pretrained
+from kdlib.data import load
+from kdlib.data.sources import cache_dir
+from kdlib.distillers import AttentionTransfer, SoftLogits
+from kdlib.history import History, device, versions
+from kdlib.presets import PRESETS, Preset, preset
+from kdlib.train import Recipe, Run, evaluate, fit
+from kdlib.transfer import Offline, Supervised
+
+__all__ = [
+    "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
+    "Supervised", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
+    "models", "preset", "pretrained", "setup", "transfer",
+]  # fmt: skip
+
+# Compiled programs are kept between runs: a second start takes a second instead of a dozen.
+if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def setup(name: str | None = None) -> Preset:
+    """Start a notebook: print what it runs on, set the style of figures, return the preset.
+
+    Args:
+        name: ``smoke``, ``workshop`` or ``full``; None decides by ``KDLIB_PRESET`` or the hardware.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    from kdlib import plots
+
+    plots.use_style()
+    chosen = preset(name)
+    found = " · ".join(f"{module} {version}" for module, version in versions().items())
+    print(f"{found}\n{device()} · preset {chosen.name}")
+    return chosen

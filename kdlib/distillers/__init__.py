@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import inspect
 
 from kdlib.distillers.attention import AttentionTransfer, attention_loss, attention_map
 from kdlib.distillers.base import Distiller, Sum
@@ -56,7 +55,7 @@ def _make(node: ast.expr, spec: str) -> Distiller:
         hint = f"did you mean '{lower[near[0]]}'?" if near else f"known are {', '.join(DISTILLERS)}"
         raise ValueError(f"unknown distiller '{name.id}': {hint}")
     distiller = DISTILLERS[name.id]
-    accepted = inspect.signature(distiller).parameters
+    accepted = distiller.settings()
     settings = {}
     for keyword in node.keywords if isinstance(node, ast.Call) else []:
         if keyword.arg not in accepted:

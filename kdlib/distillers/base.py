@@ -42,12 +42,16 @@ class Distiller(nnx.Module):
     def __add__(self, other: "Distiller") -> "Sum":
         return Sum(self, other)
 
+    @classmethod
+    def settings(cls) -> dict[str, inspect.Parameter]:
+        """What the constructor takes, by name."""
+        parameters = dict(inspect.signature(cls.__init__).parameters)
+        return {name: p for name, p in parameters.items() if name != "self"}
+
     @property
     def spec(self) -> str:
         """The text that makes this distiller again: ``SoftLogits(temperature=4.0, alpha=0.9)``."""
-        settings = [
-            f"{name}={getattr(self, name)!r}" for name in inspect.signature(type(self)).parameters
-        ]
+        settings = [f"{name}={getattr(self, name)!r}" for name in self.settings()]
         return f"{type(self).__name__}({', '.join(settings)})"
 
 

@@ -1,0 +1,69 @@
+"""How large a notebook's runs are: a few seconds in tests, minutes on a laptop, or the real thing."""
+
+import os
+from dataclasses import dataclass
+
+import jax
+
+from kdlib.train import Recipe
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One scale of the same story. Notebooks and ``kdlib.compare`` read their sizes from it.
+
+    Attributes:
+        name: ``smoke``, ``workshop`` or ``full``.
+        data: name of the data set; ``subset`` labelled pictures of it train the students.
+        test: number of test pictures, None for all.
+        teacher: architecture; ``pretrained`` the checkpoint that holds it, None to train one.
+        student: architecture of the student.
+        teacher_recipe, recipe: how the two are trained.
+        seeds: runs per method.
+    """
+
+    name: str
+    data: str
+    subset: int | None
+    test: int | None
+    teacher: str
+    pretrained: str | None
+    student: str
+    teacher_recipe: Recipe
+    recipe: Recipe
+    seeds: int
+
+
+SMOKE = Preset(
+    name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25", pretrained=None,
+    student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),
+    recipe=Recipe(epochs=2, batch_size=32), seeds=2,
+)  # fmt: skip
+WORKSHOP = Preset(
+    name="workshop", data="shapes", subset=2048, test=None, teacher="ResNet20",
+    pretrained="shapes_res20", student="ResNet8x0.5",
+    teacher_recipe=Recipe(epochs=20, batch_size=64), recipe=Recipe(epochs=20, batch_size=64),
+    seeds=3,
+)  # fmt: skip
+FULL = Preset(
+    name="full", data="cifar10", subset=None, test=None, teacher="ResNet56", pretrained="res56_c10",
+    student="ResNet32", teacher_recipe=Recipe(), recipe=Recipe(), seeds=3,
+)  # fmt: skip
+
+PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, FULL)}
+
+
+def preset(name: str | None = None) -> Preset:
+    """A preset by name, by the variable ``KDLIB_PRESET``, or by the hardware.
+
+    Without either it is ``full`` on a GPU or TPU and ``workshop`` on a CPU.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    chosen = name or os.environ.get("KDLIB_PRESET")
+    if chosen is None:
+        chosen = "workshop" if jax.default_backend() == "cpu" else "full"
+    if chosen not in PRESETS:
+        raise ValueError(f"unknown preset '{chosen}': give {', '.join(PRESETS)}")
+    return PRESETS[chosen]

@@ -1,0 +1,51 @@
+"""Shared fixtures: tiny data and networks, so that compilations are few and reused."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import numpy as np
+import pytest
+
+import kdlib
+from kdlib.data import Dataset, Split, shapes
+
+SIDE, CLASSES = 8, 4
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    """64 random 8x8 pictures of four classes, told apart by the brightness of one corner."""
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        labels = (np.arange(count) % CLASSES).astype(np.int32)
+        images = rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+        images[:, :4, :4] = (60 * labels)[:, None, None, None]
+        return Split(images, labels)
+
+    return Dataset("tiny", "test pictures", tuple("abcd"), split(64), split(30), split(20))
+
+
+@pytest.fixture(scope="session")
+def small_shapes() -> Dataset:
+    """100 training and 50 test pictures of the embedded set, without the cache."""
+    train, test = shapes.render(100, 0), shapes.render(50, 1)
+    return Dataset("shapes", "embedded shapes", tuple(shapes.SHAPES), Split(*train), Split(*test))
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny):
+    """An untrained network with the input statistics of ``tiny``, in evaluation mode."""
+    model = kdlib.models.build("ResNet8x0.25", CLASSES, mean=tiny.mean, std=tiny.std, seed=7)
+    model.eval()
+    return model
+
+
+def leaves_equal(a, b) -> bool:
+    """Whether two pytrees agree bit for bit."""
+    raw = kdlib.checkpoint._raw
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(raw(x)), np.asarray(raw(y))) for x, y in pairs)
