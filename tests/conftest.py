@@ -49,3 +49,12 @@ def leaves_equal(a, b) -> bool:
     raw = kdlib.checkpoint._raw
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return all(np.array_equal(np.asarray(raw(x)), np.asarray(raw(y))) for x, y in pairs)
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Dataset:
+    """Real CIFAR-10 pictures; tests marked ``tfds`` need it prepared."""
+    folder = os.environ.get("TFDS_DATA_DIR", os.path.expanduser("~/tensorflow_datasets"))
+    if not os.path.isdir(os.path.join(folder, "cifar10")):
+        pytest.skip(f"CIFAR-10 is not prepared in {folder}")
+    return kdlib.load("cifar10")

@@ -9,10 +9,10 @@ import numpy as np
 
 VERSION = 1  # of the pictures; part of the name under which they are cached
 SIDE = 32
-WIDTH = (10.0, 18.0)  # of an object, in pixels
-STROKES = 3  # distractor lines behind every object
-NOISE = 10.0  # standard deviation of the pixel noise, in units of 0..255
-CONTRAST = 55.0  # smallest distance between object and ground colour (per channel, root mean square)
+WIDTH = (14.0, 22.0)  # of an object, in pixels
+STROKES = 2  # distractor lines behind every object
+NOISE = 8.0  # standard deviation of the pixel noise, in units of 0..255
+CONTRAST = 80.0  # smallest distance between object and ground colour (per channel, root mean square)
 CHUNK = 1000  # pictures rendered at once, so that the temporaries stay in the cache
 
 
@@ -80,7 +80,7 @@ SHAPES = {
 
 def _texture(rng, count):
     """Smooth coloured ground: a coarse grid of random colours, bilinearly enlarged."""
-    grid = rng.uniform(40, 215, (count, 5, 5, 3)).astype(np.float32)
+    grid = rng.uniform(85, 170, (count, 5, 5, 3)).astype(np.float32)
     position = np.linspace(0, 4, SIDE, dtype=np.float32)
     low = np.minimum(position.astype(int), 3)
     high = (position - low)[:, None]  # (h, 1)

@@ -1,0 +1,363 @@
+"""Data: the embedded set, augmentation, splits, TFDS, the CIFAR archives, folders."""
+
+import functools
+import hashlib
+import http.server
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdlib import data
+from kdlib.data import Dataset, Split, crop_and_flip, shapes, sources
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# --- the embedded set
+
+
+def test_shapes_are_reproducible_and_independent_of_the_count():
+    few, many = shapes.render(20, 3), shapes.render(40, 3)
+    for one, other in zip(few, many, strict=True):
+        np.testing.assert_array_equal(one, other[:20])
+    assert not np.array_equal(few[0], shapes.render(20, 4)[0])
+
+
+def test_shapes_are_pictures_with_masks(small_shapes):
+    train = small_shapes.train
+    assert train.images.dtype == np.uint8 and train.images.shape == (100, 32, 32, 3)
+    assert train.labels.dtype == np.int32 and set(train.labels) == set(range(10))
+    area = train.masks.mean((1, 2))
+    assert train.masks.dtype == bool and area.min() > 0.01 and area.max() < 0.3
+
+
+def test_the_object_stands_out_from_the_ground_inside_its_mask(small_shapes):
+    """If masks were shifted or of other pictures, the border between them would not be an edge."""
+    images, masks = small_shapes.train.images.astype(float), small_shapes.train.masks
+    shifted = np.roll(masks, (9, 9), (1, 2))
+
+    def spread(chosen):  # the object has one colour: inside its mask the pixels differ little
+        return np.mean([i[m].std(0).mean() for i, m in zip(images, chosen, strict=True) if m.any()])
+
+    assert spread(masks) < 0.6 * spread(shifted)
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_every_outline_is_a_distance(name):
+    """Inside is negative, and no point is nearer than the gradient of a distance allows."""
+    y, x = np.mgrid[-1.5:1.5:121j, -1.5:1.5:121j].astype(np.float32)
+    distance = shapes.SHAPES[name](x, y)
+    assert 0.05 < (distance < 0).mean() < 0.45
+    step = 3 / 120
+    assert np.abs(np.diff(distance, axis=0)).max() < 1.05 * step + 1e-4
+
+
+def test_load_shapes_caches_and_is_fast_the_second_time(cache, monkeypatch):
+    monkeypatch.setattr(data, "SHAPES_TRAIN", 300)
+    monkeypatch.setattr(data, "SHAPES_TEST", 100)
+    first = data.load("shapes")
+    monkeypatch.setattr(shapes, "render", None)  # a second rendering would fail
+    second = data.load("Shapes")
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    assert second.source == "embedded shapes" and second.train.masks.shape == (300, 32, 32)
+
+
+# --- statistics and splits
+
+
+def test_channel_statistics_are_computed_from_the_training_pictures(tiny):
+    pixels = tiny.train.images.reshape(-1, 3).astype(np.float64)
+    np.testing.assert_allclose(tiny.mean, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(tiny.std, pixels.std(0), rtol=1e-9)
+
+
+def test_subsets_and_validation_are_balanced_seeded_and_disjoint(small_shapes):
+    held = small_shapes.hold_out(20, seed=1)
+    assert len(held.train) == 80 and len(held.validation) == 20
+    assert set(np.bincount(held.validation.labels)) == {2}
+    both = np.concatenate([held.train.images, held.validation.images])
+    assert len(np.unique(both, axis=0)) == len(np.unique(small_shapes.train.images, axis=0))
+    part = small_shapes.subset(30, seed=0)
+    assert set(np.bincount(part.train.labels)) == {3} and part.train.masks.shape[0] == 30
+    again, other = small_shapes.subset(30, seed=0), small_shapes.subset(30, seed=1)
+    assert np.array_equal(part.train.images, again.train.images)
+    assert not np.array_equal(part.train.images, other.train.images)
+
+
+@pytest.mark.parametrize("count", [0, 100, 1000, -1])
+def test_impossible_subsets_are_refused(small_shapes, count):
+    with pytest.raises(ValueError, match="from 1 to 99"):
+        small_shapes.subset(count, seed=0)
+
+
+def test_unequal_classes_still_give_the_count_asked_for():
+    labels = np.repeat([0, 1, 2], [50, 5, 20]).astype(np.int32)
+    images = np.zeros((75, 2, 2, 1), np.uint8)
+    dataset = Dataset("x", "x", ("a", "b", "c"), Split(images, labels), Split(images, labels))
+    assert list(np.bincount(dataset.subset(30, 0).train.labels)) == [13, 5, 12]
+
+
+# --- augmentation
+
+
+def numbered(n=6, side=8):
+    """Pictures whose every pixel says where it came from."""
+    return jnp.arange(n * side * side, dtype=jnp.int32).reshape(n, side, side, 1)
+
+
+def reference_views(picture, pad):
+    """Every crop of a reflect-padded picture, plain and mirrored, by NumPy."""
+    side = picture.shape[0]
+    padded = np.pad(picture[..., 0], pad, mode="reflect")
+    for oy in range(2 * pad + 1):
+        for ox in range(2 * pad + 1):
+            view = padded[oy : oy + side, ox : ox + side]
+            yield (oy, ox, False), view
+            yield (oy, ox, True), view[:, ::-1]
+
+
+def test_augmented_pictures_are_reflect_padded_crops_and_every_offset_is_drawn():
+    images, index = numbered(), jnp.zeros(3000, jnp.int32)
+    views = {view.tobytes(): name for name, view in reference_views(np.asarray(images[0]), 2)}
+    batch = np.asarray(crop_and_flip(jax.random.key(0), images, index, pad=2))
+    drawn = [views[one[..., 0].tobytes()] for one in batch]  # a KeyError is no crop of the picture
+    counts = {name: drawn.count(name) for name in views.values()}
+    assert len(counts) == 50 and min(counts.values()) > 30 and max(counts.values()) < 95
+
+
+def test_pictures_and_steps_are_augmented_independently():
+    images, index = numbered(2), jnp.array([0, 1] * 100)
+    first = np.asarray(crop_and_flip(jax.random.key(0), images, index, pad=2))
+    second = np.asarray(crop_and_flip(jax.random.key(1), images, index, pad=2))
+    relative = first.reshape(200, -1) - 64 * (np.arange(200) % 2)[:, None]
+    assert len(np.unique(relative, axis=0)) > 40
+    assert not np.array_equal(first, second)
+
+
+def test_without_shift_and_mirroring_a_batch_is_the_data_itself():
+    images, index = numbered(), jnp.array([4, 0, 4])
+    batch = crop_and_flip(jax.random.key(0), images, index, pad=4, crop=0.0, flip=0.0)
+    np.testing.assert_array_equal(batch, images[index])
+    mirrored = crop_and_flip(jax.random.key(0), images, index, pad=0, flip=1.0)
+    np.testing.assert_array_equal(mirrored, images[index][:, :, ::-1])
+
+
+def test_uint8_stays_uint8():
+    images = jnp.zeros((2, 8, 8, 3), jnp.uint8)
+    assert crop_and_flip(jax.random.key(0), images, jnp.array([1])).dtype == jnp.uint8
+
+
+# --- the CIFAR archives, from a local server that imitates the mirror
+
+
+def cifar_archive(name) -> bytes:
+    rng = np.random.default_rng(0)
+    extra = 2 if name == "cifar100" else 1
+    files = {"cifar10": [f"data_batch_{i}.bin" for i in range(1, 6)], "cifar100": ["train.bin"]}
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        def add(file, content):
+            info = tarfile.TarInfo(f"cifar/{file}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+        for file in [*files[name], "test_batch.bin" if name == "cifar10" else "test.bin"]:
+            record = rng.integers(0, 256, (20, extra + 3072), np.uint8)
+            record[:, :extra] = np.arange(20)[:, None] % 10
+            record[:, extra : extra + 1024] = 200  # the red plane
+            add(file, record.tobytes())
+        if name == "cifar100":
+            add("fine_label_names.txt", "\n".join(f"fine{i}" for i in range(100)).encode())
+    return out.getvalue()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch, cache):
+    """A local server with both archives, in the place of the public ones."""
+    root = tmp_path / "mirror"
+    root.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
+    monkeypatch.setattr(handler.func, "log_message", lambda *args: None)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing prepared"))
+    address = f"http://127.0.0.1:{server.server_port}"
+    table = {}
+    for name in ("cifar10", "cifar100"):
+        content = cifar_archive(name)
+        (root / f"{name}.tar.gz").write_bytes(content)
+        table[name] = {
+            "urls": [f"{address}/missing.tar.gz", f"{address}/{name}.tar.gz"],
+            "sha256": hashlib.sha256(content).hexdigest(), "megabytes": 1,
+        }  # fmt: skip
+    monkeypatch.setattr(sources, "CIFAR", table)
+    yield root
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("name", "classes", "train"), [("cifar10", 10, 100), ("CIFAR-100", 100, 20)])
+def test_cifar_comes_from_its_archive_where_tfds_has_none(mirror, capsys, name, classes, train):
+    dataset = data.load(name)
+    assert dataset.num_classes == classes and len(dataset.train) == train
+    assert dataset.train.images.shape[1:] == (32, 32, 3)
+    assert (dataset.train.images[..., 0] == 200).all()  # red first: planes became channels
+    assert list(dataset.test.labels[:3]) == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert "downloading 1 MB" in printed and "minute" in printed
+
+
+def test_a_second_load_needs_no_server(mirror):
+    first = data.load("cifar10")
+    for file in mirror.iterdir():
+        file.unlink()
+    np.testing.assert_array_equal(first.train.images, data.load("CIFAR10").train.images)
+
+
+def test_a_damaged_download_is_refused_and_leaves_nothing(mirror, cache):
+    (mirror / "cifar10.tar.gz").write_bytes(b"half an archive")
+    with pytest.raises(FileNotFoundError, match="checksum"):
+        data.load("cifar10")
+    assert not list((cache / "downloads").iterdir())
+
+
+def test_without_a_network_the_answer_comes_in_seconds(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    nobody = {"urls": ["http://127.0.0.1:9/x.tar.gz"], "sha256": "0", "megabytes": 170}
+    monkeypatch.setattr(sources, "CIFAR", {"cifar10": nobody})
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError, match="--dataset shapes") as error:
+        data.load("cifar10")
+    assert time.monotonic() - started < 5 and "\n" not in str(error.value)
+
+
+# --- TFDS
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("cifar11", ValueError, "did you mean 'cifar10'"),
+        ("shape", ValueError, "did you mean 'shapes'"),
+        ("caltech101", FileNotFoundError, r'pip install -e "\.\[tensorflow\]"'),
+    ],
+)
+def test_sets_that_cannot_be_had_say_what_to_do(cache, monkeypatch, tmp_path, name, kind, message):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(kind, match=message) as error:
+        data.load(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A tiny grey-scale TFDS set, prepared without TensorFlow."""
+    root = tmp_path_factory.mktemp("tfds")
+    script = pathlib.Path(__file__).parent / "make_tfds_set.py"
+    subprocess.run([sys.executable, script, root], check=True, capture_output=True)
+    return root
+
+
+def test_any_prepared_tfds_set_is_read_and_then_cached(cache, prepared):
+    dataset = data.load("fashion_mnist", data_dir=str(prepared))
+    assert dataset.train.images.shape == (12, 28, 28, 1) and dataset.test.images.shape[0] == 4
+    assert list(dataset.train.labels) == [i % 3 for i in range(12)]
+    assert (dataset.train.images[5] == 50).all() and dataset.num_classes == 3
+    code = (
+        "import sys, kdlib; d = kdlib.load('fashion_mnist', data_dir=sys.argv[1]);"
+        "assert len(d.train) == 12; assert 'tensorflow_datasets' not in sys.modules"
+    )
+    environment = os.environ | {"KDLIB_CACHE": str(cache)}
+    subprocess.run([sys.executable, "-c", code, prepared], check=True, env=environment)
+
+
+# --- folders
+
+
+def picture_folder(root, layout, side=12):
+    rng = np.random.default_rng(0)
+    for folder, count in layout.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            picture = rng.integers(0, 256, (side, side, 3), np.uint8)
+            Image.fromarray(picture).save(root / folder / f"{i:03}.png")
+    return root
+
+
+def test_a_folder_with_train_and_test(tmp_path):
+    layout = {"train/cat": 6, "train/dog": 4, "test/cat": 2, "test/dog": 3}
+    dataset = data.load(str(picture_folder(tmp_path / "pets", layout)))
+    assert dataset.classes == ("cat", "dog") and dataset.name == "pets"
+    assert list(np.bincount(dataset.train.labels)) == [6, 4]
+    assert list(np.bincount(dataset.test.labels)) == [2, 3]
+
+
+def test_a_folder_without_test_gives_a_fifth_of_every_class(tmp_path):
+    dataset = data.load(str(picture_folder(tmp_path / "pets", {"cat": 10, "dog": 5})))
+    assert list(np.bincount(dataset.train.labels)) == [8, 4]
+    assert list(np.bincount(dataset.test.labels)) == [2, 1]
+
+
+def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
+    root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+    Image.new("L", (40, 20)).save(root / "dog" / "grey.jpg")
+    with pytest.raises(ValueError, match="image_size"):
+        data.load(str(root))
+    assert data.load(str(root), image_size=16).image_shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "message"),
+    [
+        (None, FileNotFoundError, "no folder"),
+        ({"cat": 0}, FileNotFoundError, "no pictures"),
+        ({"cat": 5}, ValueError, "one class"),
+    ],
+)
+def test_unusable_folders_are_refused_in_one_line(tmp_path, layout, kind, message):
+    root = tmp_path / "pets"
+    if layout:
+        picture_folder(root, layout)
+    with pytest.raises(kind, match=message) as error:
+        data.load(str(root))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
+    (root / "cat" / "broken.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        data.load(str(root))
+
+
+# --- real CIFAR-10, where it is prepared
+
+
+@pytest.mark.tfds
+def test_real_cifar10_has_its_sizes_and_known_statistics(cifar10):
+    assert len(cifar10.train) == 50_000 and len(cifar10.test) == 10_000
+    assert cifar10.classes == tuple(sources.CIFAR_CLASSES)
+    np.testing.assert_allclose(cifar10.mean, (125.3, 123.0, 113.9), atol=0.2)  # RGB, not BGR
+    assert set(np.bincount(cifar10.train.labels)) == {5000}
+
+
+@pytest.mark.tfds
+def test_a_second_start_takes_under_two_seconds(cifar10):
+    code = "import time; import kdlib; t = time.time(); kdlib.load('cifar10'); print(time.time() - t)"
+    reply = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(reply.stdout) < 2

@@ -1,0 +1,354 @@
+"""Training: the step, resuming, seeds, fused programs, and what a record says."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import CLASSES, leaves_equal
+from flax import nnx
+
+import kdlib
+from kdlib import checkpoint, models, train
+from kdlib.data import Split
+from kdlib.distillers import make
+from kdlib.train import Program, Recipe, fit
+from kdlib.transfer import Offline, Supervised
+
+QUICK = Recipe(epochs=2, batch_size=16, learning_rate=0.05, pad=1, eval_batch_size=16)
+STUDENT = "ResNet8x0.25"
+
+
+def build(seed):
+    return models.build(STUDENT, CLASSES, seed=seed)
+
+
+def variables(model):
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def quick_fit(data, transfer=None, recipe=QUICK, **kwargs):
+    return fit(STUDENT, data, transfer, recipe, progress=False, **kwargs)
+
+
+# --- the recipe
+
+
+def test_defaults_are_the_original_recipe():
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (200, 128, 5e-4)
+    schedule = recipe.schedule(steps_per_epoch=390)
+    rates = [float(schedule(epoch * 390)) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008], rtol=1e-5)
+
+
+def test_the_optimizer_is_nesterov_sgd_with_decay_added_to_the_gradient():
+    recipe = Recipe(epochs=10, decay_points=())
+    tx, w, g = recipe.optimizer(5), np.array([[1.0, -2.0]], np.float32), np.array([[0.3, 0.1]])
+    state, velocity, by_hand = tx.init(w), 0.0, w.copy()
+    for _ in range(3):
+        update, state = tx.update(jnp.asarray(g), state, jnp.asarray(w))
+        w = w + np.asarray(update)
+        gradient = g + 5e-4 * by_hand
+        velocity = 0.9 * velocity + gradient
+        by_hand = by_hand - 0.1 * (gradient + 0.9 * velocity)
+    np.testing.assert_allclose(w, by_hand, rtol=1e-5)
+
+
+def test_decay_can_spare_batch_norms_and_biases():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = Recipe(decay_all=False).optimizer(1)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    assert updates["kernel"].any() and not updates["bias"].any()
+
+
+# --- learning
+
+
+def test_it_memorises_sixteen_pictures(tiny):
+    few = replace(tiny, train=tiny.train.take(slice(16)), test=tiny.train.take(slice(16)))
+    recipe = Recipe(
+        epochs=60, batch_size=16, pad=0, flip=0.0, weight_decay=0.0, decay_points=(),
+    )  # fmt: skip
+    history = quick_fit(few, recipe=recipe).history
+    assert history.last()[0] == 1.0 and history.last("train_loss")[0] < 0.1
+
+
+def test_a_step_equals_the_same_update_written_plainly(tiny, teacher):
+    """One step against plain Flax and Optax, outside any of our jitted code."""
+    transfer = Offline(teacher, make("SoftLogits(temperature=2, alpha=0.7) + AT(beta=10)"))
+    recipe = replace(QUICK, pad=0, flip=0.0)
+    program = Program(build, tiny, transfer, recipe, fused=False)
+    state = program.init(3)
+    order = program.order(state)
+    after, sums = program.step(
+        state, program._zeros(state), order, program.frozen, program.images, program.labels
+    )
+    images, labels = tiny.train.images[order[0]], tiny.train.labels[order[0]]
+    student = build(3)
+    student.train()
+    graph, params, rest = nnx.split(student, nnx.Param, ...)
+    shown = teacher(images)
+
+    def objective(params):
+        model = nnx.merge(graph, params, rest, copy=True)
+        out = model(images)
+        ce = optax.losses.softmax_cross_entropy_with_integer_labels(out.logits, labels).mean()
+        p_t = jax.nn.softmax(shown.logits / 2)
+        kl = (p_t * (jnp.log(p_t) - jax.nn.log_softmax(out.logits / 2))).sum(-1).mean()
+        attention = kdlib.AttentionTransfer()(out, shown, labels)
+        return 0.3 * ce + 0.7 * 4 * kl + 10 * attention, nnx.state(model, nnx.BatchStat)
+
+    gradient, moved = jax.grad(objective, has_aux=True)(params)
+    optimizer = recipe.optimizer(program.steps)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    expected = nnx.to_pure_dict(optax.apply_updates(params, updates))
+    for one, other in zip(jax.tree.leaves(after.params["student"]), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    norm = nnx.to_pure_dict(moved)["stem_norm"]["mean"]
+    np.testing.assert_allclose(after.rest["student"]["stem_norm"]["mean"], norm, rtol=1e-4, atol=1e-6)
+    assert int(sums["count"]) == 16
+
+
+def test_the_teacher_stays_bit_identical_and_the_students_statistics_move(tiny, teacher):
+    before = jax.tree.map(np.asarray, variables(teacher))
+    run = quick_fit(tiny, Offline(teacher, make("SoftLogits + AT")))
+    assert leaves_equal(before, variables(teacher))
+    fresh, trained = variables(build(0)), variables(run.student)
+    assert not leaves_equal(fresh["stem_norm"], trained["stem_norm"])
+
+
+def test_distillation_pulls_the_student_towards_its_teacher(tiny, teacher):
+    """With no labels at all, the loss to minimise is the distance to the teacher."""
+    run = quick_fit(tiny, Offline(teacher, make("SoftLogits(alpha=1)")), replace(QUICK, epochs=8))
+    knowledge = run.history.curves["train_knowledge"][0]
+    assert knowledge[-1] < 0.5 * knowledge[0]
+    np.testing.assert_allclose(knowledge, run.history.curves["train_loss"][0], rtol=1e-4)
+
+
+def test_an_epoch_is_one_trace_and_visits_every_picture_once(tiny):
+    program = Program(build, tiny, Supervised(), QUICK, fused=False)
+    state = program.init(0)
+    silent = train.Progress("", 1, enabled=False)
+    first = program.order(state)
+    state, sums = program.run_epoch(state, silent)
+    second = program.order(state)
+    state, sums = program.run_epoch(state, silent)
+    assert program.step._cache_size() == 1 and int(sums["count"]) == 64
+    assert sorted(np.ravel(first)) == list(range(64)) == sorted(np.ravel(second))
+    assert not np.array_equal(first, second)
+
+
+# --- seeds and fused programs
+
+
+@pytest.fixture(scope="module")
+def looped(tiny, teacher):
+    transfer = Offline(teacher, make("SoftLogits + AT(beta=10)"))
+    return transfer, quick_fit(tiny, transfer, seeds=3, fused=False)
+
+
+def test_three_vmapped_seeds_equal_three_single_runs(tiny, looped):
+    transfer, run = looped
+    together = quick_fit(tiny, transfer, seeds=3, fused=True)
+    for one, other in zip(run.students, together.students, strict=True):
+        for a, b in zip(jax.tree.leaves(variables(one)), jax.tree.leaves(variables(other)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)
+    for name in ("train_loss", "test_loss", "train_knowledge"):
+        np.testing.assert_allclose(run.history.curve(name), together.history.curve(name), rtol=1e-3)
+
+
+def test_a_seed_gives_the_same_alone_and_among_others(tiny, looped):
+    transfer, run = looped
+    alone = quick_fit(tiny, transfer, seeds=[2], fused=False)
+    assert leaves_equal(variables(alone.student), variables(run.students[2]))
+    assert not leaves_equal(variables(run.students[0]), variables(run.students[1]))
+
+
+def test_a_scanned_block_of_steps_equals_single_steps(tiny):
+    loop = Program(build, tiny, Supervised(), QUICK, fused=False)
+    scan = Program(build, tiny, Supervised(), QUICK, fused=True)
+    state, silent = loop.init(0), train.Progress("", 1, enabled=False)
+    stacked = jax.tree.map(lambda leaf: leaf[None], state)
+    one, sums_one = loop.run_epoch(state, silent)
+    many, sums_many = scan.run_epoch(stacked, silent)
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(many.params), strict=True):
+        np.testing.assert_allclose(a, b[0], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(sums_one["loss"], sums_many["loss"][0], rtol=1e-5)
+
+
+# --- evaluation
+
+
+def test_evaluation_counts_the_last_incomplete_batch(tiny, teacher):
+    logits = np.asarray(teacher(tiny.test.images).logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    loss = -log_p[np.arange(30), tiny.test.labels].mean()
+    accuracy = (logits.argmax(-1) == tiny.test.labels).mean()
+    for size in (7, 30, 250):
+        found = kdlib.evaluate(teacher, tiny.test, batch_size=size)
+        np.testing.assert_allclose(found["accuracy"], accuracy, rtol=1e-6)
+        np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+
+
+def test_a_record_holds_every_metric_of_every_epoch(tiny, looped):
+    _, run = looped
+    history = run.history
+    assert history.curve("test_accuracy").shape == (3, 2) and history.epochs == 2
+    assert {"train_loss", "train_cross_entropy", "train_knowledge", "validation_accuracy",
+            "test_loss", "seconds"} <= set(history.curves)  # fmt: skip
+    assert history.protocol["reported"] == "last epoch" and "cpu" in history.protocol["device"]
+    assert history.protocol["parameters"] == models.cost(STUDENT, classes=CLASSES).parameters
+    assert history.config["data"]["source"] == "test pictures"
+    last = kdlib.evaluate(run.students[1], tiny.test)
+    np.testing.assert_allclose(history.last()[1], last["accuracy"], rtol=1e-6)
+    assert (history.best() >= history.last()).all()
+
+
+# --- resuming
+
+
+def test_resuming_gives_bit_for_bit_what_an_uninterrupted_run_gives(tiny, teacher, tmp_path):
+    transfer = Offline(teacher, make("SoftLogits + AT"))
+    recipe = replace(QUICK, epochs=4)
+    whole = quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "whole")
+    state = tmp_path / "whole" / "state-seed-1.safetensors"
+
+    class Killed(Exception):
+        pass
+
+    def killed_after(epoch):
+        original = checkpoint.save_tree
+
+        def save(path, tree, metadata):
+            original(path, tree, metadata)
+            if path.name == state.name and metadata["epoch"] == epoch:
+                raise Killed
+
+        return save
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save_tree", killed_after(2))
+        quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "cut")
+    resumed = quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "cut")
+    for one, other in zip(whole.students, resumed.students, strict=True):
+        assert leaves_equal(variables(one), variables(other))
+    for name in set(whole.history.curves) - {"seconds"}:
+        np.testing.assert_array_equal(whole.history.curve(name), resumed.history.curve(name))
+    a, b = (checkpoint.load_arrays(tmp_path / d / state.name)[0] for d in ("whole", "cut"))
+    assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_fused_runs_resume_too(tiny, tmp_path):
+    recipe = replace(QUICK, epochs=3)
+    whole = quick_fit(tiny, None, recipe, seeds=2, fused=True)
+    for _ in range(2):  # the second call finds the run finished
+        again = quick_fit(tiny, None, recipe, seeds=2, fused=True, run_dir=tmp_path)
+        assert all(
+            leaves_equal(variables(a), variables(b))
+            for a, b in zip(whole.students, again.students, strict=True)
+        )
+
+
+WORKER = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[2])
+import conftest, kdlib
+data = conftest.tiny.__wrapped__() if hasattr(conftest.tiny, "__wrapped__") else None
+from kdlib.train import Recipe, fit
+recipe = Recipe(epochs=12, batch_size=8, pad=1)
+print("ready", flush=True)
+fit("ResNet8x0.25", data, None, recipe, run_dir=sys.argv[1], progress=False)
+"""
+
+
+def test_sigkill_at_a_random_step_loses_nothing(tiny, tmp_path):
+    recipe = Recipe(epochs=12, batch_size=8, pad=1)
+    whole = quick_fit(tiny, None, recipe)
+    run_dir = tmp_path / "run"
+    arguments = [sys.executable, "-c", WORKER, run_dir, pathlib.Path(__file__).parent]
+    kills, rng = 0, np.random.default_rng()
+    while kills < 3:
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process.stdout.readline()  # its imports are done
+        deadline = time.monotonic() + 60
+        seen = checkpoint_epoch(run_dir)
+        while checkpoint_epoch(run_dir) == seen and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))  # into the middle of an epoch
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+        assert not (run_dir / "final").exists()
+    assert kills and checkpoint_epoch(run_dir) >= kills
+    resumed = quick_fit(tiny, None, recipe, run_dir=run_dir)
+    assert leaves_equal(variables(whole.student), variables(resumed.student))
+
+
+def checkpoint_epoch(run_dir) -> int:
+    file = run_dir / "state-seed-0.safetensors"
+    return checkpoint.load_arrays(file)[1]["epoch"] if file.exists() else 0
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(tiny, tmp_path):
+    quick_fit(tiny, run_dir=tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError) as error:
+        quick_fit(tiny, None, replace(QUICK, learning_rate=0.2), run_dir=tmp_path)
+    assert "recipe.learning_rate is 0.05 there and 0.2 here" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+
+def test_a_truncated_state_is_refused_and_kept(tiny, tmp_path):
+    quick_fit(tiny, run_dir=tmp_path)
+    file = tmp_path / "state-seed-0.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="truncated"):
+        quick_fit(tiny, run_dir=tmp_path)
+    assert len(file.read_bytes()) == 1000
+
+
+# --- refusals
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny):
+    with pytest.raises(ValueError, match="batch of 65 is larger than the 64"):
+        quick_fit(tiny, recipe=replace(QUICK, batch_size=65))
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny):
+    stranger = models.build(STUDENT, 7)
+    with pytest.raises(ValueError, match="teacher knows 7 classes and tiny has 4"):
+        quick_fit(tiny, Offline(stranger, make("SoftLogits")))
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_impossible_seeds_are_refused(tiny, seeds):
+    with pytest.raises(ValueError, match="seeds"):
+        quick_fit(tiny, seeds=seeds)
+
+
+def test_without_validation_there_is_no_such_curve(tiny):
+    history = quick_fit(replace(tiny, validation=None), recipe=replace(QUICK, epochs=1)).history
+    assert "validation_accuracy" not in history.curves
+
+
+def test_pictures_of_one_channel_train_too():
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), np.uint8)
+    split = Split(images, (np.arange(32) % 2).astype(np.int32))
+    grey = kdlib.data.Dataset("grey", "test pictures", ("a", "b"), split, split)
+    assert quick_fit(grey, recipe=replace(QUICK, epochs=1)).history.epochs == 1
