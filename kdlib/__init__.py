@@ -18,13 +18,14 @@ from kdlib.data.sources import cache_dir
 from kdlib.distillers import AttentionTransfer, SoftLogits
 from kdlib.history import History, device, versions
 from kdlib.presets import PRESETS, Preset, preset
-from kdlib.train import Recipe, Run, evaluate, fit
+from kdlib.program import Recipe
+from kdlib.train import Run, evaluate, fit, predict
 from kdlib.transfer import Offline, Supervised
 
 __all__ = [
     "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
     "Supervised", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
-    "models", "preset", "pretrained", "setup", "transfer",
+    "models", "predict", "preset", "pretrained", "setup", "transfer",
 ]  # fmt: skip
 
 # Compiled programs are kept between runs: a second start takes a second instead of a dozen.

@@ -64,7 +64,9 @@ def restore_tree(path, like):
     for name, leaf in _named_leaves(like):
         raw = _raw(leaf)
         if name not in arrays or arrays[name].shape != raw.shape:
-            raise ValueError(f"{path} doesn't hold this run's state: '{name}' is missing or differs")
+            raise ValueError(
+                f"{path} doesn't hold this run's state: '{name}' is missing or differs"
+            )
         value = jnp.asarray(arrays[name])
         leaves.append(value if raw is leaf else jax.random.wrap_key_data(value))
     return jax.tree.unflatten(jax.tree.structure(like), leaves), metadata
@@ -95,7 +97,9 @@ def save_network(path, model: nnx.Module, metadata: dict) -> None:
     save_tree(_with_suffix(path), nnx.to_pure_dict(nnx.state(model)), metadata)
 
 
-def load_network(path, architecture: str | None = None, classes: int | None = None):
+def load_network(
+    path, architecture: str | None = None, classes: int | None = None, dtype=jnp.float32
+):
     """A network in evaluation mode, and its metadata.
 
     Args:
@@ -103,6 +107,7 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
             checked against the SHA-256 there.
         architecture: what the file must hold, in any spelling; None takes what it holds.
         classes: how many classes it must have.
+        dtype: what its convolutions compute in.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -130,7 +135,11 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     channels = len(arrays["normalise.mean"])
     blank = nnx.eval_shape(
         lambda: models.build(
-            held, len(metadata["classes"]), mean=(0.0,) * channels, std=(1.0,) * channels
+            held,
+            len(metadata["classes"]),
+            mean=(0.0,) * channels,
+            std=(1.0,) * channels,
+            dtype=dtype,
         )
     )
     blank.eval()

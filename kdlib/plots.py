@@ -12,6 +12,7 @@ from cycler import cycler
 
 from kdlib import metrics
 from kdlib.history import History
+from kdlib.train import predict
 
 # Okabe and Ito's palette, yellow left out: it is too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -95,8 +96,15 @@ def comparison(
         )  # fmt: skip
     if teacher is not None:
         axis.axvline(100 * teacher, color="black", ls="--", lw=1, marker="")
-        axis.annotate("teacher", (100 * teacher, 1), xycoords=("data", "axes fraction"),
-                      xytext=(-4, -2), textcoords="offset points", ha="right", va="top")  # fmt: skip
+        axis.annotate(
+            "teacher",
+            (100 * teacher, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4, -2),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+        )
     axis.set_yticks(range(len(accuracies)), list(accuracies))
     axis.set_ylim(len(accuracies) - 0.5, -0.5)
     axis.set_xlabel("test accuracy (%)")
@@ -128,7 +136,9 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
             map's energy on it above the map.
     """
     count = len(images)
-    figure, axes = _figure(1 + len(features), count, (1.15 * count + 0.9, 1.25 * (1 + len(features))))
+    figure, axes = _figure(
+        1 + len(features), count, (1.15 * count + 0.9, 1.25 * (1 + len(features)))
+    )
     maps = {}
     for name, feature in features.items():
         energy = (np.asarray(feature, np.float32) ** 2).mean(-1)  # (n, h, w)
@@ -143,7 +153,11 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
             axis = axes[row, column]
             h, w = images.shape[1:3]
             shown = axis.imshow(
-                energy[column], cmap="magma", vmin=0, vmax=top, extent=(-0.5, w - 0.5, h - 0.5, -0.5)
+                energy[column],
+                cmap="magma",
+                vmin=0,
+                vmax=top,
+                extent=(-0.5, w - 0.5, h - 0.5, -0.5),
             )
             if masks is not None:
                 axis.contour(masks[column], levels=[0.5], colors="white", linewidths=0.8)
@@ -156,6 +170,18 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
         axis.set_ylabel(name, fontsize=9)
     figure.colorbar(shown, ax=axes[1:, :], shrink=0.7, label="attention ÷ its mean")
     return figure
+
+
+def network_attention(networks: dict, split, stage: int = -1):
+    """:func:`attention_maps` of networks on the pictures of a split, with its masks.
+
+    Args:
+        networks: name → network.
+        split: the pictures to show.
+        stage: which stage's feature map, from 1; -1 is the last.
+    """
+    features = {name: predict(net, split.images).features[stage] for name, net in networks.items()}
+    return attention_maps(split.images, features, split.masks)
 
 
 def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, form: str = "{:.2f}",
@@ -172,7 +198,9 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
             axis.text(j, i, form.format(values[i, j]), ha="center", va="center", color=colour,
                       fontsize=8)  # fmt: skip
     rotation = 45 if max(map(len, columns)) > 4 else 0
-    axis.set_xticks(range(len(columns)), columns, rotation=rotation, ha="right" if rotation else "center")
+    axis.set_xticks(
+        range(len(columns)), columns, rotation=rotation, ha="right" if rotation else "center"
+    )
     axis.set_yticks(range(len(rows)), rows)
     axis.grid(False)
     axis.set(xlabel=xlabel, ylabel=ylabel)

@@ -1,11 +1,12 @@
-"""How large a notebook's runs are: a few seconds in tests, minutes on a laptop, or the real thing."""
+"""How large a notebook's runs are: seconds in tests, minutes on a laptop, or the real thing."""
 
 import os
 from dataclasses import dataclass
 
 import jax
 
-from kdlib.train import Recipe
+from kdlib.names import unknown
+from kdlib.program import Recipe
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ SMOKE = Preset(
     recipe=Recipe(epochs=2, batch_size=32), seeds=2,
 )  # fmt: skip
 WORKSHOP = Preset(
-    name="workshop", data="shapes", subset=2048, test=None, teacher="ResNet20",
-    pretrained="shapes_res20", student="ResNet8x0.5",
-    teacher_recipe=Recipe(epochs=20, batch_size=64), recipe=Recipe(epochs=20, batch_size=64),
+    name="workshop", data="shapes", subset=2048, test=None, teacher="ResNet20x0.5",
+    pretrained="shapes_res20x0.5", student="ResNet8x0.5",
+    teacher_recipe=Recipe(epochs=10, batch_size=64), recipe=Recipe(epochs=12, batch_size=64),
     seeds=3,
 )  # fmt: skip
 FULL = Preset(
@@ -65,5 +66,5 @@ def preset(name: str | None = None) -> Preset:
     if chosen is None:
         chosen = "workshop" if jax.default_backend() == "cpu" else "full"
     if chosen not in PRESETS:
-        raise ValueError(f"unknown preset '{chosen}': give {', '.join(PRESETS)}")
+        raise ValueError(unknown("preset", chosen, PRESETS))
     return PRESETS[chosen]

@@ -15,8 +15,7 @@ from kdlib.data import Dataset, Split, shapes
 SIDE, CLASSES = 8, 4
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Dataset:
+def make_tiny() -> Dataset:
     """64 random 8x8 pictures of four classes, told apart by the brightness of one corner."""
     rng = np.random.default_rng(0)
 
@@ -27,6 +26,11 @@ def tiny() -> Dataset:
         return Split(images, labels)
 
     return Dataset("tiny", "test pictures", tuple("abcd"), split(64), split(30), split(20))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Dataset:
+    return make_tiny()
 
 
 @pytest.fixture(scope="session")

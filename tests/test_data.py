@@ -171,6 +171,7 @@ def cifar_archive(name) -> bytes:
     files = {"cifar10": [f"data_batch_{i}.bin" for i in range(1, 6)], "cifar100": ["train.bin"]}
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
+
         def add(file, content):
             info = tarfile.TarInfo(f"cifar/{file}")
             info.size = len(content)
@@ -210,7 +211,9 @@ def mirror(tmp_path, monkeypatch, cache):
     server.shutdown()
 
 
-@pytest.mark.parametrize(("name", "classes", "train"), [("cifar10", 10, 100), ("CIFAR-100", 100, 20)])
+@pytest.mark.parametrize(
+    ("name", "classes", "train"), [("cifar10", 10, 100), ("CIFAR-100", 100, 20)]
+)
 def test_cifar_comes_from_its_archive_where_tfds_has_none(mirror, capsys, name, classes, train):
     dataset = data.load(name)
     assert dataset.num_classes == classes and len(dataset.train) == train
@@ -358,6 +361,8 @@ def test_real_cifar10_has_its_sizes_and_known_statistics(cifar10):
 
 @pytest.mark.tfds
 def test_a_second_start_takes_under_two_seconds(cifar10):
-    code = "import time; import kdlib; t = time.time(); kdlib.load('cifar10'); print(time.time() - t)"
+    code = (
+        "import time; import kdlib; t = time.time(); kdlib.load('cifar10'); print(time.time() - t)"
+    )
     reply = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert float(reply.stdout) < 2

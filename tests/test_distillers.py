@@ -209,6 +209,7 @@ def test_attention_ignores_the_scale_of_a_picture(mode):
 
 def test_soft_logits_gradient_keeps_its_size_as_the_temperature_grows():
     """What T² is for: without it, T 20 would leave 1/400 of the gradient."""
+
     def norm(temperature):
         loss = functools.partial(soft_logit_loss, teacher_logits=T, temperature=temperature)
         return float(jnp.linalg.norm(jax.grad(lambda s: loss(student_logits=s))(jnp.asarray(S))))

@@ -8,6 +8,7 @@ from flax import nnx
 
 from kdlib import models
 
+
 def evaluating(*args, **kwargs):
     model = models.build(*args, **kwargs)
     model.eval()
@@ -41,7 +42,12 @@ def test_unknown_networks_are_named(text, message):
     ("name", "millions", "mega_multiply_adds"),
     # He et al. 2016, table 6, and akamaster/pytorch_resnet_cifar10; with projections instead of
     # padded shortcuts a network has 2.8 to 3.2 thousand parameters more.
-    [("ResNet20", 0.27, 41), ("ResNet32", 0.46, 69), ("ResNet56", 0.85, 126), ("ResNet110", 1.7, 253)],
+    [
+        ("ResNet20", 0.27, 41),
+        ("ResNet32", 0.46, 69),
+        ("ResNet56", 0.85, 126),
+        ("ResNet110", 1.7, 253),
+    ],
 )
 def test_costs_are_the_literature_s(name, millions, mega_multiply_adds):
     found = models.cost(name)
@@ -51,7 +57,11 @@ def test_costs_are_the_literature_s(name, millions, mega_multiply_adds):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "giga_multiply_adds"),
-    [("ResNet18", 11_689_512, 1.81), ("ResNet34", 21_797_672, 3.66), ("ResNet50", 25_557_032, 4.09)],
+    [
+        ("ResNet18", 11_689_512, 1.81),
+        ("ResNet34", 21_797_672, 3.66),
+        ("ResNet50", 25_557_032, 4.09),
+    ],
 )
 def test_imagenet_networks_have_their_published_size(name, parameters, giga_multiply_adds):
     found = models.cost(name, (224, 224, 3), classes=1000)
@@ -69,7 +79,12 @@ def test_outputs_have_the_promised_shapes():
     model.eval()
     out = model(PICTURES)
     assert out.logits.shape == (2, 7) and out.embedding.shape == (2, 32)
-    assert [f.shape[1:] for f in out.features] == [(32, 32, 8), (32, 32, 8), (16, 16, 16), (8, 8, 32)]
+    assert [f.shape[1:] for f in out.features] == [
+        (32, 32, 8),
+        (32, 32, 8),
+        (16, 16, 16),
+        (8, 8, 32),
+    ]
     assert [p.shape for p in out.preacts] == [f.shape for f in out.features[1:]]
     for preact, feature in zip(out.preacts, out.features[1:], strict=True):
         np.testing.assert_array_equal(np.maximum(preact, 0), feature)
@@ -88,7 +103,9 @@ def test_stride_2_pads_symmetrically():
 def test_zero_init_starts_every_block_as_its_shortcut():
     model = models.build("ResNet8x0.25", 3)
     assert not model.stages[0].blocks[0].norm2.scale[...].any()
-    assert models.build("ResNet8x0.25", 3, zero_init=False).stages[0].blocks[0].norm2.scale[...].all()
+    assert (
+        models.build("ResNet8x0.25", 3, zero_init=False).stages[0].blocks[0].norm2.scale[...].all()
+    )
 
 
 def test_batch_norm_moves_in_training_and_rests_in_evaluation():

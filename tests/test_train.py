@@ -1,7 +1,5 @@
 """Training: the step, resuming, seeds, fused programs, and what a record says."""
 
-import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -18,10 +16,12 @@ from conftest import CLASSES, leaves_equal
 from flax import nnx
 
 import kdlib
-from kdlib import checkpoint, models, train
+from kdlib import checkpoint, models
 from kdlib.data import Split
 from kdlib.distillers import make
-from kdlib.train import Program, Recipe, fit
+from kdlib.program import Program, Recipe
+from kdlib.progress import Progress
+from kdlib.train import fit
 from kdlib.transfer import Offline, Supervised
 
 QUICK = Recipe(epochs=2, batch_size=16, learning_rate=0.05, pad=1, eval_batch_size=16)
@@ -48,7 +48,9 @@ def test_defaults_are_the_original_recipe():
     assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (200, 128, 5e-4)
     schedule = recipe.schedule(steps_per_epoch=390)
     rates = [float(schedule(epoch * 390)) for epoch in (0, 59, 60, 119, 120, 159, 160, 199)]
-    np.testing.assert_allclose(rates, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008], rtol=1e-5)
+    np.testing.assert_allclose(
+        rates, [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008], rtol=1e-5
+    )
 
 
 def test_the_optimizer_is_nesterov_sgd_with_decay_added_to_the_gradient():
@@ -113,10 +115,14 @@ def test_a_step_equals_the_same_update_written_plainly(tiny, teacher):
     optimizer = recipe.optimizer(program.steps)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     expected = nnx.to_pure_dict(optax.apply_updates(params, updates))
-    for one, other in zip(jax.tree.leaves(after.params["student"]), jax.tree.leaves(expected), strict=True):
+    for one, other in zip(
+        jax.tree.leaves(after.params["student"]), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
     norm = nnx.to_pure_dict(moved)["stem_norm"]["mean"]
-    np.testing.assert_allclose(after.rest["student"]["stem_norm"]["mean"], norm, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        after.rest["student"]["stem_norm"]["mean"], norm, rtol=1e-4, atol=1e-6
+    )
     assert int(sums["count"]) == 16
 
 
@@ -139,7 +145,7 @@ def test_distillation_pulls_the_student_towards_its_teacher(tiny, teacher):
 def test_an_epoch_is_one_trace_and_visits_every_picture_once(tiny):
     program = Program(build, tiny, Supervised(), QUICK, fused=False)
     state = program.init(0)
-    silent = train.Progress("", 1, enabled=False)
+    silent = Progress("", 1, enabled=False)
     first = program.order(state)
     state, sums = program.run_epoch(state, silent)
     second = program.order(state)
@@ -162,7 +168,9 @@ def test_three_vmapped_seeds_equal_three_single_runs(tiny, looped):
     transfer, run = looped
     together = quick_fit(tiny, transfer, seeds=3, fused=True)
     for one, other in zip(run.students, together.students, strict=True):
-        for a, b in zip(jax.tree.leaves(variables(one)), jax.tree.leaves(variables(other)), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(variables(one)), jax.tree.leaves(variables(other)), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)
     for name in ("train_loss", "test_loss", "train_knowledge"):
         np.testing.assert_allclose(run.history.curve(name), together.history.curve(name), rtol=1e-3)
@@ -178,7 +186,7 @@ def test_a_seed_gives_the_same_alone_and_among_others(tiny, looped):
 def test_a_scanned_block_of_steps_equals_single_steps(tiny):
     loop = Program(build, tiny, Supervised(), QUICK, fused=False)
     scan = Program(build, tiny, Supervised(), QUICK, fused=True)
-    state, silent = loop.init(0), train.Progress("", 1, enabled=False)
+    state, silent = loop.init(0), Progress("", 1, enabled=False)
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     one, sums_one = loop.run_epoch(state, silent)
     many, sums_many = scan.run_epoch(stacked, silent)
@@ -264,11 +272,10 @@ WORKER = """
 import sys, pathlib
 sys.path.insert(0, sys.argv[2])
 import conftest, kdlib
-data = conftest.tiny.__wrapped__() if hasattr(conftest.tiny, "__wrapped__") else None
-from kdlib.train import Recipe, fit
+from kdlib import Recipe, fit
 recipe = Recipe(epochs=12, batch_size=8, pad=1)
 print("ready", flush=True)
-fit("ResNet8x0.25", data, None, recipe, run_dir=sys.argv[1], progress=False)
+fit("ResNet8x0.25", conftest.make_tiny(), None, recipe, run_dir=sys.argv[1], progress=False)
 """
 
 

@@ -22,7 +22,7 @@ def crop_and_flip(
         key: random key of this step.
         images: the whole data set, ``[n, h, w, c]``.
         index: positions of the batch in it, ``[b]``.
-        pad: largest shift in pixels; every offset of the 2·pad+1 in each direction is drawn equally.
+        pad: largest shift in pixels; each of the 2·pad+1 offsets a direction has is as likely.
         crop: probability of a shift.
         flip: probability of a left-right mirroring.
 

@@ -1,4 +1,4 @@
-"""What a data set is here: arrays of uint8 pictures, int32 labels and, where known, object masks."""
+"""What a data set is here: uint8 pictures, int32 labels and, where known, object masks."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property

@@ -12,7 +12,9 @@ SIDE = 32
 WIDTH = (14.0, 22.0)  # of an object, in pixels
 STROKES = 2  # distractor lines behind every object
 NOISE = 8.0  # standard deviation of the pixel noise, in units of 0..255
-CONTRAST = 80.0  # smallest distance between object and ground colour (per channel, root mean square)
+CONTRAST = (
+    80.0  # smallest distance between object and ground colour (per channel, root mean square)
+)
 CHUNK = 1000  # pictures rendered at once, so that the temporaries stay in the cache
 
 
@@ -57,8 +59,8 @@ def _crescent(x, y):
     return np.maximum(np.hypot(x, y) - 0.95, 0.75 - np.hypot(x - 0.5, y))
 
 
-# Signed distances in a frame where an object spans about -1..1. Look-alikes are deliberate (disc and
-# hexagon, ring and crescent, triangle and arrow): what a teacher knows of them is dark knowledge.
+# Signed distances in a frame where an object spans about -1..1. Look-alikes are deliberate (disc
+# and hexagon, ring and crescent, triangle and arrow): that is where dark knowledge comes from.
 SHAPES = {
     "disc": _disc,
     "ring": _ring,
@@ -74,7 +76,9 @@ SHAPES = {
     "arrow": _polygon(
         [(0.0, -1.0), (0.8, -0.1), (0.3, -0.1), (0.3, 0.9), (-0.3, 0.9), (-0.3, -0.1), (-0.8, -0.1)]
     ),
-    "corner": _polygon([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.25), (0.8, 0.25), (0.8, 0.8), (-0.8, 0.8)]),
+    "corner": _polygon(
+        [(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.25), (0.8, 0.25), (0.8, 0.8), (-0.8, 0.8)]
+    ),
 }  # fmt: skip
 
 

@@ -17,9 +17,31 @@ import urllib.request
 
 import numpy as np
 
+from kdlib.names import unknown
+
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
-KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
-CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+KNOWN = [
+    "shapes",
+    "cifar10",
+    "cifar100",
+    "svhn_cropped",
+    "mnist",
+    "fashion_mnist",
+    "kmnist",
+    "emnist",
+]
+CIFAR_CLASSES = [
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+]
 TIMEOUT = 10  # seconds without a byte before a download is given up
 
 # The binary archives (no pickles) and the SHA-256 that TFDS lists for them
@@ -47,7 +69,7 @@ CIFAR = {
 
 
 def cache_dir() -> pathlib.Path:
-    """Where decoded arrays and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
+    """Where decoded data and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
     return pathlib.Path(os.environ.get("KDLIB_CACHE", "~/.cache/kdlib")).expanduser()
 
 
@@ -108,7 +130,9 @@ def _read_tfds(name, root, image_size):
     keys = builder.info.supervised_keys
     features = builder.info.features
     if not keys or not isinstance(features[keys[1]], tensorflow_datasets.features.ClassLabel):
-        raise ValueError(f"TFDS set '{name}' is no image classification: pick one with a class label")
+        raise ValueError(
+            f"TFDS set '{name}' is no image classification: pick one with a class label"
+        )
     test = next((s for s in ("test", "validation") if s in builder.info.splits), None)
     if test is None:
         raise ValueError(
@@ -134,8 +158,8 @@ def _read_tfds(name, root, image_size):
 def _prepare_tfds(name, root):
     import importlib.util
 
-    if hint := nearest(name, KNOWN, cutoff=0.75):
-        raise ValueError(f"unknown data set '{name}': did you mean '{hint}'?")
+    if difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75) and name not in KNOWN:
+        raise ValueError(unknown("data set", name, KNOWN))
     if importlib.util.find_spec("tensorflow") is None:
         raise FileNotFoundError(
             f"TFDS set '{name}' is not prepared in {root}, and preparing it needs TensorFlow: "
@@ -147,9 +171,10 @@ def _prepare_tfds(name, root):
     tensorflow.config.set_visible_devices([], "GPU")  # it would take all of the memory for itself
     names = tensorflow_datasets.list_builders()
     if name not in names:
-        hint = nearest(name, names, cutoff=0)
-        raise ValueError(f"unknown data set '{name}': did you mean '{hint}'?")
-    print(f"preparing {name} with TFDS in {root}: this downloads it and can take a while", flush=True)
+        raise ValueError(unknown("data set", name, ["shapes", *names]))
+    print(
+        f"preparing {name} with TFDS in {root}: this downloads it and can take a while", flush=True
+    )
     try:
         tensorflow_datasets.builder(name, data_dir=str(root)).download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader does
@@ -247,7 +272,9 @@ def folder(path: pathlib.Path, image_size: int | None):
         files["test"] = [row for row in files["train"] if row[2] % 5 == 0]
         files["train"] = [row for row in files["train"] if row[2] % 5]
     if not files["test"] or not files["train"]:
-        raise ValueError(f"{path} leaves no pictures to train or test on: add more, or a test folder")
+        raise ValueError(
+            f"{path} leaves no pictures to train or test on: add more, or a test folder"
+        )
     arrays = {}
     for split, rows in files.items():
         pictures = [_open(row[0]) for row in rows]
@@ -288,12 +315,3 @@ def _stack(pictures, image_size, where):
         some = ", ".join(str(s) for s in sorted(shapes)[:3])
         raise ValueError(f"{where} has pictures of several sizes ({some}): give an image_size")
     return np.stack(pictures).astype(np.uint8)
-
-
-def nearest(name: str, known, cutoff: float = 0.4) -> str | None:
-    """The known name most like ``name`` (but not equal to it), or None if none is like it."""
-    lower = {k.lower(): k for k in known}
-    if name.lower() in lower:
-        return None
-    found = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
-    return lower[found[0]] if found else None

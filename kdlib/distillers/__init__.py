@@ -1,11 +1,11 @@
 """What is taught: one short file per method, and the table of their names."""
 
 import ast
-import difflib
 
 from kdlib.distillers.attention import AttentionTransfer, attention_loss, attention_map
 from kdlib.distillers.base import Distiller, Sum
 from kdlib.distillers.soft_logits import SoftLogits, soft_logit_loss
+from kdlib.names import unknown
 
 __all__ = [
     "DISTILLERS",
@@ -39,7 +39,9 @@ def make(spec: str) -> Distiller:
     try:
         tree = ast.parse(spec.strip(), mode="eval").body
     except SyntaxError as error:
-        raise ValueError(f"distiller '{spec}': write it like 'SoftLogits(alpha=0.5) + AT'") from error
+        raise ValueError(
+            f"distiller '{spec}': write it like 'SoftLogits(alpha=0.5) + AT'"
+        ) from error
     return _make(tree, spec)
 
 
@@ -50,10 +52,7 @@ def _make(node: ast.expr, spec: str) -> Distiller:
     if not isinstance(name, ast.Name) or (isinstance(node, ast.Call) and node.args):
         raise ValueError(f"distiller '{spec}': write it like 'SoftLogits(alpha=0.5) + AT'")
     if name.id not in DISTILLERS:
-        lower = {known.lower(): known for known in DISTILLERS}
-        near = difflib.get_close_matches(name.id.lower(), lower, n=1, cutoff=0.4)
-        hint = f"did you mean '{lower[near[0]]}'?" if near else f"known are {', '.join(DISTILLERS)}"
-        raise ValueError(f"unknown distiller '{name.id}': {hint}")
+        raise ValueError(unknown("distiller", name.id, DISTILLERS))
     distiller = DISTILLERS[name.id]
     accepted = distiller.settings()
     settings = {}

@@ -10,6 +10,7 @@ from flax import nnx
 
 from kdlib.models.outputs import Outputs
 from kdlib.models.resnet import BasicBlock, Bottleneck, ResNet
+from kdlib.names import unknown
 
 __all__ = ["Cost", "Outputs", "ResNet", "build", "canonical", "cost", "names"]
 
@@ -43,7 +44,7 @@ def canonical(name: str) -> str:
     if match:
         near = min((*CIFAR_DEPTHS, *IMAGENET), key=lambda depth: abs(depth - int(match[1])))
         raise ValueError(f"unknown network '{name}': did you mean 'ResNet{near}'?")
-    raise ValueError(f"unknown network '{name}': known are {', '.join(names())}, with x0.5, x2, x4 …")
+    raise ValueError(unknown("network", name, names()))
 
 
 def build(
@@ -72,9 +73,14 @@ def build(
         ValueError: no such network.
     """
     depth, _, width = canonical(name).removeprefix("ResNet").partition("x")
-    common = dict(
-        classes=classes, mean=mean, std=std, zero_init=zero_init, dtype=dtype, rngs=nnx.Rngs(seed)
-    )
+    common = {
+        "classes": classes,
+        "mean": mean,
+        "std": std,
+        "zero_init": zero_init,
+        "dtype": dtype,
+        "rngs": nnx.Rngs(seed),
+    }
     if int(depth) in IMAGENET:
         block, blocks = IMAGENET[int(depth)]
         widths = (64, 128, 256, 512)
