@@ -14,7 +14,7 @@ from dataclasses import replace
 import kdlib
 from kdlib import checkpoint, cli, distillers, plots, report
 from kdlib.data import Dataset
-from kdlib.history import History, write_text
+from kdlib.history import write_text
 from kdlib.presets import PRESETS, Preset, preset
 from kdlib.train import Run, evaluate, fit
 from kdlib.transfer import Offline, Supervised
@@ -57,20 +57,21 @@ def run_methods(
 
 
 def write_report(runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path) -> str:
-    """Figures and the table of finished runs, beside the records they are drawn from."""
+    """The table of finished runs. It, the figures and the records behind them go to ``out``."""
     plots.use_style()
-    histories: dict[str, History] = {name: run.history for name, run in runs.items()}
     accuracy = evaluate(teacher, data.test)["accuracy"]
-    plots.save(plots.curves(histories, teacher=accuracy), out / "curves.png")
-    last = {name: history.last() for name, history in histories.items()}
+    records = report.Records(accuracy, {name: run.history for name, run in runs.items()})
+    records.save(out / "records.json")
+    plots.save(plots.curves(records.histories, teacher=accuracy), out / "curves.png")
+    last = {name: history.last() for name, history in records.histories.items()}
     plots.save(plots.comparison(last, teacher=accuracy), out / "comparison.png")
     if data.test.masks is not None:
         networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
-        plots.save(
-            plots.network_attention(networks, data.test.take(slice(8))), out / "attention.png"
-        )
-    first = next(iter(histories.values()))
-    text = f"{report.results_table(histories, teacher=accuracy)}\n\n{report.protocol(first)}"
+        shown = data.test.take(slice(8))
+        plots.save(plots.network_attention(networks, shown), out / "attention.png")
+    first = next(iter(records.histories.values()))
+    table = report.results_table(records.histories, teacher=accuracy)
+    text = f"{table}\n\n{report.protocol(first)}"
     write_text(out / "table.md", text)
     return text
 
@@ -89,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=cli.positive, help="runs per method")
     parser.add_argument("--epochs", type=cli.positive, help="epochs of every student")
     parser.add_argument("--data_path", help="folder of prepared TFDS sets")
-    parser.add_argument("--out", default="runs/demo", type=pathlib.Path, help="records and figures")
+    parser.add_argument("--out", default="runs/demo", type=pathlib.Path, help="where runs are kept")
+    parser.add_argument(
+        "--figures", type=pathlib.Path, help="for table and figures (--out/figures)"
+    )
     return parser
 
 
@@ -106,8 +110,9 @@ def main(arguments=None) -> None:
     runs = run_methods(
         options.methods, chosen, data, teacher, options.out, options.seeds or chosen.seeds
     )
-    print(f"\n{write_report(runs, data, teacher, options.out)}\n")
-    print(f"figures, records and checkpoints: {options.out}/")
+    figures = options.figures or options.out / "figures"
+    print(f"\n{write_report(runs, data, teacher, figures)}\n")
+    print(f"figures and records: {figures}/")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,44 @@
 """Tables drawn from records: accuracies with intervals, verdicts, and the protocol behind them."""
 
+import json
+import pathlib
+from dataclasses import asdict
+from typing import NamedTuple
+
 import numpy as np
 
 from kdlib import metrics
-from kdlib.history import History
+from kdlib.history import History, write_text
+
+FIGURES = pathlib.Path(__file__).resolve().parent.parent / "figures"
+
+
+class Records(NamedTuple):
+    """Finished runs of several methods, as a table or figure needs them.
+
+    Attributes:
+        teacher: the teacher's test accuracy, a share.
+        histories: name of a method → its record, in the order of the table.
+    """
+
+    teacher: float
+    histories: dict[str, History]
+
+    def save(self, path) -> None:
+        """Write as JSON."""
+        runs = {name: asdict(history) for name, history in self.histories.items()}
+        write_text(path, json.dumps({"teacher": self.teacher, "histories": runs}, indent=1))
+
+    @classmethod
+    def load(cls, path) -> "Records":
+        stored = json.loads(pathlib.Path(path).read_text())
+        histories = {name: History(**record) for name, record in stored["histories"].items()}
+        return cls(stored["teacher"], histories)
+
+
+def recorded(name: str) -> Records:
+    """A comparison that was run before and is published in ``figures/NAME``."""
+    return Records.load(FIGURES / name / "records.json")
 
 
 def results_table(

@@ -10,6 +10,7 @@ import numpy as np
 VERSION = 1  # of the pictures; part of the name under which they are cached
 SIDE = 32
 WIDTH = (14.0, 22.0)  # of an object, in pixels
+TURN = 0.5  # largest rotation, in radians to either side
 STROKES = 2  # distractor lines behind every object
 NOISE = 8.0  # standard deviation of the pixel noise, in units of 0..255
 CONTRAST = (
@@ -113,7 +114,7 @@ def _render(rng, labels):
 
     radius = rng.uniform(WIDTH[0] / 2, WIDTH[1] / 2, (count, 1, 1)).astype(np.float32)
     centre = rng.uniform(-1, 1, (2, count, 1, 1)).astype(np.float32) * (SIDE / 2 - 1 - radius)
-    turn = rng.uniform(0, 2 * np.pi, (count, 1, 1)).astype(np.float32)
+    turn = rng.uniform(-TURN, TURN, (count, 1, 1)).astype(np.float32)
     dx, dy = x - SIDE / 2 + 0.5 - centre[0], y - SIDE / 2 + 0.5 - centre[1]
     u = (np.cos(turn) * dx + np.sin(turn) * dy) / radius  # (n, h, w), the object's own frame
     v = (np.cos(turn) * dy - np.sin(turn) * dx) / radius

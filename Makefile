@@ -1,0 +1,52 @@
+# The two commands of the README are `make demo` and `make test`; everything else is beside them.
+PYTHON ?= python3
+VENV   ?= .venv
+RUN     = $(VENV)/bin/python
+COLAB  ?= $(shell command -v python3.13 || echo $(PYTHON))
+
+.PHONY: demo test test-unit test-notebooks test-colab lab notebooks figures reproduce clean
+
+demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded data: table and figures
+	$(RUN) -m kdlib.compare --preset workshop --out runs/demo
+
+test: test-unit test-notebooks  ## every test and every notebook
+
+test-unit: $(VENV)/.ready
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest -q tests
+
+test-notebooks: $(VENV)/.ready
+	KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg $(RUN) -m pytest -q -p no:python \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=120 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+
+test-colab: .venv-colab/.ready  ## the unit tests and the quickstart on Colab's versions
+	$(MAKE) test-unit VENV=.venv-colab RUFF=true
+	KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg .venv-colab/bin/python -m pytest -q \
+	    -p no:python --nbval-lax --nbval-current-env --nbval-cell-timeout=120 \
+	    --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks/00_quickstart.ipynb
+
+lab: $(VENV)/.ready             ## open the notebooks
+	$(VENV)/bin/jupyter lab notebooks
+
+notebooks: $(VENV)/.ready       ## run all notebooks afresh, in place (minutes each)
+	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(RUN) notebooks/prepare.py
+
+figures: $(VENV)/.ready         ## rerun the demo and keep its records and pictures as figures/shapes
+	$(RUN) -m kdlib.compare --preset workshop --out runs/demo --figures figures/shapes
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q --upgrade pip
+	$(RUN) -m pip install -q -c constraints.txt -e ".[test]"
+	touch $@
+
+.venv-colab/.ready: pyproject.toml tests/colab.txt
+	$(COLAB) -m venv .venv-colab
+	.venv-colab/bin/python -m pip install -q --upgrade pip
+	.venv-colab/bin/python -m pip install -q -c tests/colab.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-colab runs

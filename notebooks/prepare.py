@@ -1,0 +1,69 @@
+"""Make notebooks ready to commit: the same set-up cell in each, and no metadata of one machine.
+
+    python notebooks/prepare.py            # all of them, in place
+
+The set-up cell clones the address that pyproject.toml gives as [project.urls] Repository. While
+there is none, it unpacks an uploaded archive instead.
+"""
+
+import json
+import pathlib
+import tomllib
+
+HERE = pathlib.Path(__file__).resolve().parent
+ADDRESS = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"].get("urls", {})
+
+SETUP = '''\
+# Colab only: fetch the cookbook and the little that Colab lacks. Locally this does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import pathlib
+    import shutil
+    import subprocess
+
+    root, address = pathlib.Path("/content/kd-cookbook"), {address!r}
+    if address and not root.exists():
+        subprocess.run(["git", "clone", "-q", "--depth=1", address, str(root)], check=True)
+    if not root.exists():
+        shutil.unpack_archive("/content/kd-cookbook.zip", "/content")
+    install = [sys.executable, "-m", "pip", "install", "-q"]
+    subprocess.run([*install, "--no-deps", "-e", str(root)], check=True)
+    subprocess.run([*install, "safetensors", "tensorboardX", "importlib_resources"], check=True)
+    sys.path.insert(0, str(root))
+'''
+MARK = "# Colab only:"
+
+
+def setup_cell() -> str:
+    """The set-up cell, with the repository's address if it is known."""
+    return SETUP.format(address=ADDRESS.get("Repository", "")).rstrip("\n")
+
+
+def prepare(notebook: dict) -> dict:
+    """A notebook with the current set-up cell and only the metadata that others need."""
+    for place, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        if source.startswith(MARK):
+            source = setup_cell()
+        cell["source"] = source.splitlines(keepends=True)
+        cell["id"] = f"cell-{place:02d}"
+        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
+        for output in cell.get("outputs", []):
+            output.get("metadata", {}).clear()
+    notebook["metadata"] = {
+        "accelerator": "GPU",
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def main():
+    for path in sorted(HERE.glob("*.ipynb")):
+        notebook = prepare(json.loads(path.read_text()))
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The three scripts and the comparison, through their real command lines."""
+
+import json
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import evaluate
+import kdlib
+import train
+import train_w_kd
+from kdlib import checkpoint, cli, compare
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TINY = "--batch_size 16 --train_epoch 2 --val_batch_size 16"
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder of 8x8 pictures, two classes, 32 to train and 8 to test."""
+    root, rng = tmp_path_factory.mktemp("data") / "pets", np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 4)):
+        for label, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 128, (8, 8, 3), np.uint8) + np.uint8(100 * label)
+                Image.fromarray(picture).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory, pets):
+    """A teacher trained by the real train.py."""
+    out = tmp_path_factory.mktemp("teacher")
+    train.main(
+        f"--arch resnet-8x0.25 --dataset {pets} {TINY} --no-do_log --train_path {out}".split()
+    )
+    return out / "student-seed-0.safetensors"
+
+
+def refused(main, arguments, capsys) -> str:
+    """The one line with which a command line is refused."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: main(shlex.split(arguments)))
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.count("\n") == 1 and message.startswith("error: ")
+    return message
+
+
+def distil(pets, teacher_file, out, extra="") -> list[str]:
+    return shlex.split(
+        f"--student_arch ResNet8x0.25 --teacher_arch ResNet8x0.25 --teacher_param {teacher_file} "
+        f"--transfer Offline --dataset {pets} --train_path {out} {TINY} {extra}"
+    )
+
+
+def test_training_leaves_everything_and_evaluation_agrees(pets, teacher_file, tmp_path, capsys):
+    out = tmp_path / "run"
+    train_w_kd.main(distil(pets, teacher_file, out, "--distiller 'SoftLogits + AT' --seeds 2"))
+    printed = capsys.readouterr().out
+    assert "test accuracy" in printed and "2 seeds; last epoch reported" in printed
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        "config.json", "history.json", "curves.png", "events", "state-seed-0.safetensors",
+        "student-seed-0.safetensors", "student-seed-1.safetensors",
+    }  # fmt: skip
+    assert list((out / "events" / "seed-1").glob("events.out.tfevents.*"))
+    history = kdlib.History.load(out / "history.json")
+    assert history.config["distiller"].startswith("SoftLogits(temperature=4.0, alpha=0.9) + Att")
+    assert history.epochs == 2 and history.seeds == [0, 1]
+    evaluate.main(f"--trained_param {out}/student-seed-1 --dataset {pets}".split())
+    assert f"accuracy {100 * history.last()[1]:.2f} %" in capsys.readouterr().out
+
+
+def test_the_same_command_resumes_and_another_config_is_refused(
+    pets, teacher_file, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    train_w_kd.main(distil(pets, teacher_file, out))
+    before = {p: p.read_bytes() for p in out.glob("*.safetensors")}
+    train_w_kd.main(distil(pets, teacher_file, out))
+    assert before == {p: p.read_bytes() for p in out.glob("*.safetensors")}
+    message = refused(
+        train_w_kd.main, shlex.join(distil(pets, teacher_file, out, "--learning_rate 0.3")), capsys
+    )
+    assert "recipe.learning_rate is 0.1 there and 0.3 here" in message
+    assert before == {p: p.read_bytes() for p in out.glob("*.safetensors")}
+
+
+def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path):
+    arguments = f"--arch ResNet8x0.25 --dataset {pets} {TINY} --no-do_log --trained_param"
+    train.main([*arguments.split(), str(teacher_file), "--train_path", str(tmp_path / "again")])
+    record = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert record["student"] == f"ResNet8x0.25 from {teacher_file}"
+
+
+def test_every_flag_of_the_original_is_known():
+    text = train_w_kd.__doc__ + subprocess.run(
+        [sys.executable, ROOT / "train_w_kd.py", "--help"], capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    for flag in (
+        "gpu_id student_arch teacher_arch teacher_param distiller transfer dataset train_path "
+        "learning_rate weight_decay decay_points decay_rate train_epoch batch_size val_batch_size "
+        "seed do_log deterministic trained_param data_path"
+    ).split():
+        assert f"--{flag}" in text, flag
+
+
+def test_recipe_flags_reach_the_recipe():
+    options = cli.training_parser("x", "y").parse_args(
+        "--train_epoch 7 --batch_size 3 --learning_rate 0.5 --decay_points 0.5 --decay_rate 0.3 "
+        "--weight_decay 0 --val_batch_size 9 --bf16".split()
+    )
+    assert cli.recipe_of(options) == kdlib.Recipe(
+        epochs=7, batch_size=3, learning_rate=0.5, decay_points=(0.5,), decay_rate=0.3,
+        weight_decay=0.0, eval_batch_size=9, bfloat16=True,
+    )  # fmt: skip
+    assert cli.recipe_of(cli.training_parser("x", "y").parse_args([])) == kdlib.Recipe()
+
+
+def test_without_a_gpu_the_number_is_noted_and_the_run_goes_on(capsys):
+    cli.choose_device("2", deterministic=False)
+    assert "--gpu_id 2: this machine has no GPU" in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
+    class Gpu:
+        def __init__(self, number):
+            self.id = number
+
+    monkeypatch.setattr("jax.devices", lambda kind=None: [Gpu(0), Gpu(1)])
+    with pytest.raises(ValueError, match="--gpu_id 2: this machine has the GPUs 0, 1"):
+        cli.choose_device("2", deterministic=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--student_arch ResNet57", "did you mean 'ResNet56'?"),
+        ("--teacher_arch ResNet20", "holds a ResNet8x0.25, not a ResNet20"),
+        ("--distiller SoftLogit", "did you mean 'SoftLogits'?"),
+        ("--distiller 'SoftLogits(T=3)'", "it takes temperature=4.0, alpha=0.9"),
+        ("--transfer Ofline", "did you mean 'Offline'?"),
+        ("--dataset cifa10", "did you mean 'cifar10'?"),
+        ("--dataset ./nowhere", "no folder"),
+        ("--teacher_param pretrained/nobody", "no checkpoint"),
+        ("--batch_size 33", "a batch of 33 is larger than the 32 training pictures"),
+        ("--batch_size 0", "not a whole number above 0"),
+        ("--learning_rate -1", "not a number above 0"),
+        ("--decay_points 1.5", "not a number from 0 to 1"),
+        ("--subset 99", "from 1 to 31"),
+        ("--no_such_flag", "unrecognized arguments"),
+        ("--train_path README.md", "is a file"),
+    ],
+)
+def test_bad_input_ends_in_one_line_before_anything_is_written(
+    pets, teacher_file, tmp_path, capsys, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("README.md").write_text("a file")
+    arguments = shlex.join(distil(pets, teacher_file, tmp_path / "run"))
+    assert message in refused(train_w_kd.main, f"{arguments} {change}", capsys)
+    assert not (tmp_path / "run" / "history.json").exists()
+    assert pathlib.Path("README.md").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "truncated"),
+        (lambda p: p.write_bytes(b"not a checkpoint"), "truncated or no safetensors"),
+        (lambda p: shutil.copy(p.with_name("state-seed-0.safetensors"), p), "holds no network"),
+        (lambda p: p.unlink(), "no checkpoint"),
+    ],
+)
+def test_damaged_teachers_are_refused(pets, teacher_file, tmp_path, capsys, damage, message):
+    shutil.copytree(teacher_file.parent, tmp_path / "copy")
+    broken = tmp_path / "copy" / teacher_file.name
+    damage(broken)
+    arguments = shlex.join(distil(pets, broken, tmp_path / "run"))
+    assert message in refused(train_w_kd.main, arguments, capsys)
+
+
+def test_a_teacher_of_other_classes_is_refused(pets, tmp_path, capsys):
+    model = kdlib.models.build("ResNet8x0.25", 3)
+    facts = {"architecture": "ResNet8x0.25", "classes": ["a", "b", "c"]}
+    checkpoint.save_network(tmp_path / "three", model, facts)
+    arguments = shlex.join(distil(pets, tmp_path / "three", tmp_path / "run"))
+    message = refused(train_w_kd.main, arguments, capsys)
+    assert "knows 3 classes and the data has 2" in message
+
+
+def test_the_comparison_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
+    arguments = ["--preset", "smoke", "--out", str(tmp_path), "--methods", "plain", "SoftLogits"]
+    compare.main(arguments)
+    printed = capsys.readouterr().out
+    assert "| method" in printed and "SoftLogits" in printed and "2 seeds" in printed
+    figures = tmp_path / "figures"
+    assert {p.name for p in figures.iterdir()} == {
+        "records.json", "table.md", "curves.png", "comparison.png", "attention.png",
+    }  # fmt: skip
+    records = (figures / "records.json").read_text()
+    compare.main(arguments)
+    assert (figures / "records.json").read_text() == records
+    with pytest.raises(ValueError, match="unknown distiller"):
+        compare.main(["--preset", "smoke", "--methods", "Wishful"])
+
+
+@pytest.mark.tfds
+def test_the_original_command_trains_evaluates_and_resumes_on_cifar10(cifar10, tmp_path):
+    """The command of the original README, on fewer pictures and for fewer epochs."""
+    teacher = ROOT / "pretrained" / "res56_c10.safetensors"
+    if not teacher.exists():
+        pytest.skip("pretrained/res56_c10 is not there")
+    command = (
+        f"{sys.executable} train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 "
+        "--teacher_param pretrained/res56_c10 --distiller SoftLogits --transfer Offline "
+        f"--dataset CIFAR10 --train_path {tmp_path}/test --train_epoch 1 --subset 256"
+    )
+    for _ in range(2):  # the second time finds the run finished
+        reply = subprocess.run(
+            shlex.split(command), capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        assert "no GPU that JAX can use" in reply.stdout and "test accuracy" in reply.stdout
+        assert "256 training, 10,000 test pictures" in reply.stdout

@@ -1,0 +1,261 @@
+"""The repository itself: requirements, notebooks, pretrained files, imports, records."""
+
+import ast
+import json
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+import types
+
+import numpy as np
+import pytest
+
+import kdlib
+from kdlib import checkpoint, check, report
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PREPARE = runpy.run_path(str(ROOT / "notebooks" / "prepare.py"))
+
+# From the ground up; a module may import from its own floor's left and from the floors before.
+FLOORS = [
+    "names", "data", "models", "metrics", "distillers", "transfer", "history", "checkpoint",
+    "progress", "program", "train", "tensorboard", "report", "plots", "check", "presets", "cli",
+    "compare",
+]  # fmt: skip
+
+
+def modules():
+    for path in sorted((ROOT / "kdlib").rglob("*.py")):
+        parts = path.relative_to(ROOT / "kdlib").with_suffix("").parts
+        if parts != ("__init__",):
+            yield path, parts[0]
+
+
+def imported(path) -> set[str]:
+    """Floors of kdlib that a file imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "kdlib":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdlib."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("kdlib.")}
+    return found
+
+
+def test_imports_only_go_down():
+    for path, floor in modules():
+        above = {name for name in imported(path) if FLOORS.index(name) > FLOORS.index(floor)}
+        assert not above, f"{path.relative_to(ROOT)} imports upwards: {above}"
+
+
+def test_files_and_functions_are_read_in_one_sitting():
+    total = 0
+    for path, _ in modules():
+        lines = path.read_text().count("\n")
+        total += lines
+        assert lines <= 300, f"{path.name}: {lines} lines"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 75, f"{path.name}:{node.name}: {length} lines"
+    assert total <= 3500
+
+
+def test_public_functions_are_documented():
+    for path, _ in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def test_environment_yml_has_the_requirements_of_pyproject():
+    text = (ROOT / "environment.yml").read_text()
+    conda = {line.strip("- ") for line in text.split("- pip:")[1].strip().splitlines()}
+    conda = {line.strip().removeprefix("- ") for line in text.split("- pip:")[1].splitlines()} - {""}
+    wanted = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]}
+    assert conda == wanted
+
+
+def test_constraints_name_no_index_and_pin_what_is_required():
+    text = (ROOT / "constraints.txt").read_text()
+    assert "http" not in text and "--" not in text
+    pinned = {line.split("==")[0].lower().replace("-", "_") for line in text.splitlines() if "==" in line}
+    for requirement in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
+        name = re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_")
+        assert name in pinned, requirement
+
+
+def test_kdlib_starts_quickly_and_leaves_heavy_packages_out():
+    code = (
+        "import time, sys; t = time.time(); import jax, flax.nnx; base = time.time() - t;"
+        "import kdlib; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib.pyplot',"
+        "'IPython', 'tensorboardX', 'PIL', 'pandas'} & set(sys.modules);"
+        "assert not heavy, heavy; print(time.time() - t - base)"
+    )
+    reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(reply.stdout) < 2
+
+
+# --- notebooks
+
+
+def cells(path, kind=None):
+    notebook = json.loads(path.read_text())
+    return [c for c in notebook["cells"] if kind in (None, c["cell_type"])]
+
+
+def source(cell) -> str:
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_it_was_run_from_top_to_bottom_without_noise(self, path):
+        code = [c for c in cells(path, "code") if source(c).strip()]
+        assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+        for cell in code:
+            for output in cell["outputs"]:
+                assert output["output_type"] != "error", source(cell)
+                assert output.get("name") != "stderr", output
+                assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+
+    def test_it_is_small_and_has_no_metadata_of_one_machine(self, path):
+        assert path.stat().st_size <= 500_000
+        notebook = json.loads(path.read_text())
+        assert PREPARE["prepare"](json.loads(path.read_text())) == notebook
+
+    def test_cells_are_short(self, path):
+        for cell in cells(path, "code"):
+            if not source(cell).startswith(PREPARE["MARK"]):
+                assert len(source(cell).splitlines()) <= 40
+
+    def test_checked_cells_are_marked_well_and_silent(self, path):
+        marked = 0
+        for cell in cells(path, "code"):
+            for line in source(cell).splitlines():
+                if "NBVAL_" in line:
+                    assert line.strip() == "# NBVAL_CHECK_OUTPUT", line
+                    assert cell["outputs"], "a checked cell without output checks nothing"
+                    marked += 1
+        assert marked >= 2
+
+    def test_no_shell_lines_and_no_pip_that_runs_locally(self, path):
+        for cell in cells(path, "code"):
+            assert not re.search(r"^\s*[!%]", source(cell), re.MULTILINE)
+
+    def test_its_contents_links_lead_somewhere(self, path):
+        text = "\n".join(source(c) for c in cells(path, "markdown"))
+        heads = {re.sub(r"\s+", "-", h.strip()) for h in re.findall(r"^#+ (.+)$", text, re.M)}
+        for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+            assert anchor in heads, anchor
+
+    def test_the_readme_links_to_it(self, path):
+        assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text()
+
+
+def test_exercises_are_asked_once_and_answered_in_solutions():
+    asked = {}
+    for path in NOTEBOOKS:
+        found = re.findall(r'check\.answer\("(\d\d-\d)"', path.read_text().replace('\\"', '"'))
+        asked[path.stem] = found
+    solved = asked.pop("solutions")
+    lessons = [exercise for found in asked.values() for exercise in found]
+    assert sorted(lessons) == sorted(solved) == sorted(check.EXERCISES)
+    for cell in cells(ROOT / "notebooks" / "solutions.ipynb", "code"):
+        if "check.answer" in source(cell):
+            assert "passed" in "".join("".join(o.get("text", "")) for o in cell["outputs"])
+
+
+def test_unfinished_and_wrong_answers_are_named_not_raised(capsys):
+    def stub(*args):
+        raise NotImplementedError
+
+    for exercise in check.EXERCISES:
+        if exercise != "01-2":
+            check.answer(exercise, stub)
+            assert "not done yet" in capsys.readouterr().out
+            check.answer(exercise, lambda *args: np.zeros(3))
+            assert f"exercise {exercise}: not yet" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="no exercise"):
+        check.answer("99-9", stub)
+
+
+def test_the_set_up_cell_works_from_an_empty_folder_on_colab(tmp_path, monkeypatch):
+    """With git, pip and the archive imitated: what would be run, in which order."""
+    ran = []
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setattr("shutil.unpack_archive", lambda file, to: ran.append(["unpack", file, to]))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    for address, first in (("", "unpack"), ("https://example.org/kd", "git")):
+        ran.clear()
+        exec(PREPARE["SETUP"].format(address=address), {})
+        assert ran[0][0] == first and sys.path[0] == "/content/kd-cookbook"
+        installed = " ".join(" ".join(c) for c in ran if "pip" in c)
+        assert "--no-deps" in installed and not re.search(r"\b(jax|flax|jaxlib)\b", installed)
+
+
+# --- pretrained files and records
+
+
+@pytest.mark.parametrize("name", checkpoint.manifest())
+def test_pretrained_files_load_and_are_what_the_manifest_says(name):
+    facts = checkpoint.manifest()[name]
+    file = checkpoint.PRETRAINED / facts["file"]
+    assert checkpoint.sha256(file) == facts["sha256"] and file.stat().st_size < 5_000_000
+    model, metadata = checkpoint.load_network(checkpoint.PRETRAINED / name, facts["architecture"])
+    assert kdlib.models.cost(model).parameters == facts["parameters"]
+    assert metadata["test_accuracy"] == facts["test_accuracy"]
+    assert {"data", "recipe", "seed", "device"} <= set(facts)
+
+
+def test_every_pretrained_file_is_in_the_manifest():
+    files = {p.name for p in (ROOT / "pretrained").glob("*.safetensors")}
+    assert files == {facts["file"] for facts in checkpoint.manifest().values()}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, f in checkpoint.manifest().items() if f["data"]["name"] == "shapes"]
+)
+def test_shapes_networks_score_what_the_manifest_says(name):
+    test = kdlib.load("shapes").test
+    found = kdlib.evaluate(kdlib.pretrained(name), test)["accuracy"]
+    assert found == pytest.approx(checkpoint.manifest()[name]["test_accuracy"], abs=0.002)
+
+
+@pytest.mark.tfds
+@pytest.mark.parametrize(
+    "name", [n for n, f in checkpoint.manifest().items() if f["data"]["name"] == "cifar10"]
+)
+def test_cifar_networks_score_what_the_manifest_says(cifar10, name):
+    facts = checkpoint.manifest()[name]
+    if facts["data"]["source"] != cifar10.source:
+        pytest.skip(f"{name} was measured on {facts['data']['source']}, here is {cifar10.source}")
+    found = kdlib.evaluate(kdlib.pretrained(name), cifar10.test)["accuracy"]
+    assert found == pytest.approx(facts["test_accuracy"], abs=0.002)
+
+
+def test_a_damaged_pretrained_file_is_refused(tmp_path):
+    model = kdlib.models.build("ResNet8x0.25", 2)
+    facts = {"architecture": "ResNet8x0.25", "classes": ["a", "b"]}
+    path = checkpoint.publish("small", model, facts, tmp_path)
+    checkpoint.load_network(tmp_path / "small")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        checkpoint.load_network(tmp_path / "small")
+
+
+def test_the_readme_s_table_is_the_recorded_one():
+    records = report.recorded("shapes")
+    table = report.results_table(records.histories, teacher=records.teacher)
+    assert table in (ROOT / "README.md").read_text()
