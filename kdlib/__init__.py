@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX starts: its C++
 
 import jax
 
-from kdlib import checkpoint, data, distillers, metrics, models, transfer
+from kdlib import check, checkpoint, data, distillers, metrics, models, transfer
 from kdlib.checkpoint import pretrained
 from kdlib.data import load
 from kdlib.data.sources import cache_dir
@@ -24,7 +24,7 @@ from kdlib.transfer import Offline, Supervised
 
 __all__ = [
     "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
-    "Supervised", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
+    "Supervised", "check", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
     "models", "predict", "preset", "pretrained", "setup", "transfer",
 ]  # fmt: skip
 

@@ -21,6 +21,7 @@ from kdlib.history import write_text
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".safetensors"
+HEADER = "kdlib"  # the metadata entry that holds ours, as JSON
 
 
 def save_tree(path, tree, metadata: dict) -> None:
@@ -29,7 +30,8 @@ def save_tree(path, tree, metadata: dict) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    header = {key: json.dumps(value) for key, value in metadata.items()}
+    # One entry: several would be written in a random order, and the file's SHA-256 with them.
+    header = {HEADER: json.dumps(metadata)}
     safetensors.numpy.save_file(arrays, scratch, metadata=header)
     scratch.replace(path)
 
@@ -50,7 +52,7 @@ def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or no safetensors checkpoint: {error}") from error
-    return arrays, {key: json.loads(value) for key, value in header.items()}
+    return arrays, json.loads(header.get(HEADER, "{}"))
 
 
 def restore_tree(path, like):

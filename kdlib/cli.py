@@ -98,6 +98,12 @@ def training_parser(prog: str, description: str) -> Parser:
     recipe.add_argument("--decay_rate", type=above_zero, default=0.2, help="by what factor: 0.2")
     recipe.add_argument("--weight_decay", type=float, default=5e-4, help="5e-4")
     recipe.add_argument("--val_batch_size", type=positive, default=250, help="250")
+    recipe.add_argument(
+        "--zero_init",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start every residual block as the identity",
+    )
     recipe.add_argument("--bf16", action="store_true", help="compute convolutions in bfloat16")
     recipe.add_argument("--seed", type=int, default=0, help="the first seed (0)")
     recipe.add_argument("--seeds", type=positive, default=1, help="how many, counted from --seed")

@@ -220,7 +220,7 @@ def bars(rows: dict[str, Sequence[float]], classes: Sequence[str], ylabel: str):
     axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
     axis.set_ylabel(ylabel)
     axis.grid(axis="x", visible=False)
-    axis.legend()
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(rows))
     return figure
 
 

@@ -49,11 +49,12 @@ class Recipe:
     eval_batch_size: int = 250
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
-        """Learning rate by step."""
-        points = (int(self.epochs * point) * steps_per_epoch for point in self.decay_points)
-        return optax.piecewise_constant_schedule(
-            self.learning_rate, dict.fromkeys(points, self.decay_rate)
-        )
+        """Learning rate by step. It drops between epochs, and not before the first has ended."""
+        drops: dict[int, float] = {}
+        for point in self.decay_points:
+            step = max(1, int(self.epochs * point)) * steps_per_epoch
+            drops[step] = drops.get(step, 1.0) * self.decay_rate
+        return optax.piecewise_constant_schedule(self.learning_rate, drops)
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         """SGD as described above."""

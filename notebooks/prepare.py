@@ -13,7 +13,7 @@ import tomllib
 HERE = pathlib.Path(__file__).resolve().parent
 ADDRESS = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"].get("urls", {})
 
-SETUP = '''\
+SETUP = """\
 # Colab only: fetch the cookbook and the little that Colab lacks. Locally this does nothing.
 import sys
 
@@ -31,7 +31,7 @@ if "google.colab" in sys.modules:
     subprocess.run([*install, "--no-deps", "-e", str(root)], check=True)
     subprocess.run([*install, "safetensors", "tensorboardX", "importlib_resources"], check=True)
     sys.path.insert(0, str(root))
-'''
+"""
 MARK = "# Colab only:"
 
 

@@ -100,27 +100,29 @@ def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path):
     assert record["student"] == f"ResNet8x0.25 from {teacher_file}"
 
 
+ORIGINAL = (
+    "gpu_id student_arch teacher_arch teacher_param distiller transfer dataset train_path "
+    "learning_rate weight_decay decay_points decay_rate train_epoch batch_size val_batch_size "
+    "seed do_log deterministic trained_param data_path"
+)
+
+
 def test_every_flag_of_the_original_is_known():
-    text = train_w_kd.__doc__ + subprocess.run(
-        [sys.executable, ROOT / "train_w_kd.py", "--help"], capture_output=True, text=True,
-        check=True,
-    ).stdout  # fmt: skip
-    for flag in (
-        "gpu_id student_arch teacher_arch teacher_param distiller transfer dataset train_path "
-        "learning_rate weight_decay decay_points decay_rate train_epoch batch_size val_batch_size "
-        "seed do_log deterministic trained_param data_path"
-    ).split():
+    command = [sys.executable, ROOT / "train_w_kd.py", "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for flag in ORIGINAL.split():
         assert f"--{flag}" in text, flag
 
 
 def test_recipe_flags_reach_the_recipe():
-    options = cli.training_parser("x", "y").parse_args(
+    flags = (
         "--train_epoch 7 --batch_size 3 --learning_rate 0.5 --decay_points 0.5 --decay_rate 0.3 "
-        "--weight_decay 0 --val_batch_size 9 --bf16".split()
+        "--weight_decay 0 --val_batch_size 9 --bf16 --no-zero_init"
     )
+    options = cli.training_parser("x", "y").parse_args(flags.split())
     assert cli.recipe_of(options) == kdlib.Recipe(
         epochs=7, batch_size=3, learning_rate=0.5, decay_points=(0.5,), decay_rate=0.3,
-        weight_decay=0.0, eval_batch_size=9, bfloat16=True,
+        weight_decay=0.0, eval_batch_size=9, bfloat16=True, zero_init=False,
     )  # fmt: skip
     assert cli.recipe_of(cli.training_parser("x", "y").parse_args([])) == kdlib.Recipe()
 
@@ -220,9 +222,10 @@ def test_the_original_command_trains_evaluates_and_resumes_on_cifar10(cifar10, t
     if not teacher.exists():
         pytest.skip("pretrained/res56_c10 is not there")
     command = (
-        f"{sys.executable} train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 "
-        "--teacher_param pretrained/res56_c10 --distiller SoftLogits --transfer Offline "
-        f"--dataset CIFAR10 --train_path {tmp_path}/test --train_epoch 1 --subset 256"
+        f"{sys.executable} train_w_kd.py --gpu_id 2 --student_arch ResNet32 "
+        "--teacher_arch ResNet56 --teacher_param pretrained/res56_c10 --distiller SoftLogits "
+        f"--transfer Offline --dataset CIFAR10 --train_path {tmp_path}/test "
+        "--train_epoch 1 --subset 256"
     )
     for _ in range(2):  # the second time finds the run finished
         reply = subprocess.run(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import kdlib
-from kdlib import checkpoint, check, report
+from kdlib import check, checkpoint, report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -75,21 +75,22 @@ def test_public_functions_are_documented():
                 assert ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
+def requirements() -> list[str]:
+    return [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+
+
 def test_environment_yml_has_the_requirements_of_pyproject():
-    text = (ROOT / "environment.yml").read_text()
-    conda = {line.strip("- ") for line in text.split("- pip:")[1].strip().splitlines()}
-    conda = {line.strip().removeprefix("- ") for line in text.split("- pip:")[1].splitlines()} - {""}
-    wanted = {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]}
-    assert conda == wanted
+    pip_section = (ROOT / "environment.yml").read_text().split("- pip:")[1]
+    listed = re.findall(r"^ +- (.+)$", pip_section, re.MULTILINE)
+    assert sorted(listed) == sorted(requirements())
 
 
 def test_constraints_name_no_index_and_pin_what_is_required():
     text = (ROOT / "constraints.txt").read_text()
     assert "http" not in text and "--" not in text
-    pinned = {line.split("==")[0].lower().replace("-", "_") for line in text.splitlines() if "==" in line}
-    for requirement in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
-        name = re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_")
-        assert name in pinned, requirement
+    pinned = {name.lower().replace("-", "_") for name in re.findall(r"^([\w-]+)==", text, re.M)}
+    for requirement in requirements():
+        assert re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_") in pinned, requirement
 
 
 def test_kdlib_starts_quickly_and_leaves_heavy_packages_out():

@@ -359,3 +359,10 @@ def test_pictures_of_one_channel_train_too():
     split = Split(images, (np.arange(32) % 2).astype(np.int32))
     grey = kdlib.data.Dataset("grey", "test pictures", ("a", "b"), split, split)
     assert quick_fit(grey, recipe=replace(QUICK, epochs=1)).history.epochs == 1
+
+
+def test_short_runs_drop_the_rate_between_epochs_and_drops_at_one_place_multiply():
+    once = Recipe(epochs=1).schedule(10)
+    assert float(once(9)) == pytest.approx(0.1)
+    twice = Recipe(epochs=2, decay_points=(0.6, 0.85)).schedule(10)
+    assert float(twice(9)) == pytest.approx(0.1) and float(twice(10)) == pytest.approx(0.004)

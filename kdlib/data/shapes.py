@@ -9,13 +9,11 @@ import numpy as np
 
 VERSION = 1  # of the pictures; part of the name under which they are cached
 SIDE = 32
-WIDTH = (14.0, 22.0)  # of an object, in pixels
-TURN = 0.5  # largest rotation, in radians to either side
-STROKES = 2  # distractor lines behind every object
-NOISE = 8.0  # standard deviation of the pixel noise, in units of 0..255
-CONTRAST = (
-    80.0  # smallest distance between object and ground colour (per channel, root mean square)
-)
+WIDTH = (16.0, 24.0)  # of an object, in pixels
+TURN = 0.3  # largest rotation, in radians to either side
+STROKES = 4  # distractor lines behind every object
+NOISE = 15.0  # standard deviation of the pixel noise, in units of 0..255
+CONTRAST = 80.0  # smallest distance of object to ground colour, root mean square over channels
 CHUNK = 1000  # pictures rendered at once, so that the temporaries stay in the cache
 
 
@@ -85,7 +83,7 @@ SHAPES = {
 
 def _texture(rng, count):
     """Smooth coloured ground: a coarse grid of random colours, bilinearly enlarged."""
-    grid = rng.uniform(85, 170, (count, 5, 5, 3)).astype(np.float32)
+    grid = rng.uniform(60, 195, (count, 5, 5, 3)).astype(np.float32)
     position = np.linspace(0, 4, SIDE, dtype=np.float32)
     low = np.minimum(position.astype(int), 3)
     high = (position - low)[:, None]  # (h, 1)
