@@ -96,9 +96,11 @@ def _learning_rate(rate: Callable) -> None:
 
 
 def _parameters(count: int) -> None:
-    expected = models.cost("ResNet20").parameters
-    hint = "Convolutions have no bias; every batch norm has a scale and a bias per channel."
-    _agree(count, expected, hint, rtol=0)
+    # Without the number: a hint that gives the answer away is none.
+    assert np.ndim(count) == 0 and count == models.cost("ResNet20").parameters, (
+        f"{count} is not it. Convolutions have no bias, a batch norm has a scale and a bias per "
+        "channel, and two shortcuts change the shape."
+    )
 
 
 def _agreement(agreement: Callable) -> None:

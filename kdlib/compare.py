@@ -19,8 +19,6 @@ from kdlib.presets import PRESETS, Preset, preset
 from kdlib.train import Run, evaluate, fit
 from kdlib.transfer import Offline, Supervised
 
-METHODS = ("plain", "SoftLogits", "AT", "SoftLogits + AT")
-
 
 def load_data(chosen: Preset, data_dir: str | None = None) -> Dataset:
     """The data of a preset: its subset of labelled pictures to train students on, its test set."""
@@ -82,7 +80,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=METHODS,
         metavar="METHOD",
         help="'plain' and distillers, e.g. 'SoftLogits(alpha=0.5) + AT'",
     )
@@ -102,14 +99,13 @@ def main(arguments=None) -> None:
     chosen = preset(options.preset)
     if options.epochs:
         chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=options.epochs))
-    for method in options.methods:
+    methods = options.methods or chosen.methods
+    for method in methods:
         if method != "plain":
             distillers.make(method)  # a wrong name ends here, before anything is trained
     data = load_data(chosen, options.data_path)
     teacher = load_teacher(chosen, data, options.out / "teacher")
-    runs = run_methods(
-        options.methods, chosen, data, teacher, options.out, options.seeds or chosen.seeds
-    )
+    runs = run_methods(methods, chosen, data, teacher, options.out, options.seeds or chosen.seeds)
     figures = options.figures or options.out / "figures"
     print(f"\n{write_report(runs, data, teacher, figures)}\n")
     print(f"figures and records: {figures}/")
