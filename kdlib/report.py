@@ -41,9 +41,16 @@ def recorded(name: str) -> Records:
     return Records.load(FIGURES / name / "records.json")
 
 
+class Table(str):
+    """A Markdown table: a notebook renders it, a terminal prints it in columns."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
 def results_table(
     histories: dict[str, History], *, teacher: float | None = None, baseline: str | None = None
-) -> str:
+) -> Table:
     """A Markdown table of methods: accuracy, paired difference to the baseline, verdict, cost.
 
     Args:
@@ -81,14 +88,15 @@ def gap_closed(accuracy, baseline, teacher: float | None) -> str:
     return f"{100 * (np.mean(accuracy) - np.mean(baseline)) / (teacher - np.mean(baseline)):.0f} %"
 
 
-def markdown(rows: list[list[str]]) -> str:
+def markdown(rows: list[list[str]]) -> Table:
     """Rows of text (the first is the head) as a Markdown table, padded to line up."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows
     ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return Table("\n".join([lines[0], rule, *lines[1:]]))
 
 
 def protocol(history: History) -> str:

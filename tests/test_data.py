@@ -43,7 +43,8 @@ def test_shapes_are_pictures_with_masks(small_shapes):
     assert train.images.dtype == np.uint8 and train.images.shape == (100, 32, 32, 3)
     assert train.labels.dtype == np.int32 and set(train.labels) == set(range(10))
     area = train.masks.mean((1, 2))
-    assert train.masks.dtype == bool and area.min() > 0.01 and area.max() < 0.3
+    largest = np.pi * (0.85 * shapes.WIDTH[1] / 2) ** 2 / shapes.SIDE**2  # the widest disc
+    assert train.masks.dtype == bool and area.min() > 0.05 and area.max() < 1.02 * largest
 
 
 def test_the_object_stands_out_from_the_ground_inside_its_mask(small_shapes):
@@ -279,8 +280,9 @@ def prepared(tmp_path_factory):
 def test_any_prepared_tfds_set_is_read_and_then_cached(cache, prepared):
     dataset = data.load("fashion_mnist", data_dir=str(prepared))
     assert dataset.train.images.shape == (12, 28, 28, 1) and dataset.test.images.shape[0] == 4
-    assert list(dataset.train.labels) == [i % 3 for i in range(12)]
-    assert (dataset.train.images[5] == 50).all() and dataset.num_classes == 3
+    number = dataset.train.images[:, 0, 0, 0] // 10  # preparing shuffles them
+    assert sorted(number) == list(range(12)) and dataset.num_classes == 3
+    np.testing.assert_array_equal(dataset.train.labels, number % 3)
     code = (
         "import sys, kdlib; d = kdlib.load('fashion_mnist', data_dir=sys.argv[1]);"
         "assert len(d.train) == 12; assert 'tensorflow_datasets' not in sys.modules"
