@@ -70,7 +70,8 @@ def curves(
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylabel(name.replace("_", " ") + (" (%)" if is_share else ""))
-    axes[0][-1].legend()
+    handles, labels = axes[0][-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -167,7 +168,7 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
                     )
                     axis.set_title(f"{100 * float(share[0]):.0f} %", fontsize=8, pad=2)
     for axis, name in zip(axes[:, 0], ["picture", *features], strict=True):
-        axis.set_ylabel(name, fontsize=9)
+        axis.set_ylabel(name.replace(" + ", "\n+ "), fontsize=9)
     figure.colorbar(shown, ax=axes[1:, :], shrink=0.7, label="attention ÷ its mean")
     return figure
 
