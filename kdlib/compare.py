@@ -74,7 +74,7 @@ def write_report(runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path
     return text
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m kdlib.compare", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument(
@@ -95,7 +95,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments=None) -> None:
-    options = parser().parse_args(arguments)
+    """The command line."""
+    options = _parser().parse_args(arguments)
     chosen = preset(options.preset)
     if options.epochs:
         chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=options.epochs))

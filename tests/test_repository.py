@@ -97,7 +97,7 @@ def test_kdlib_starts_quickly_and_leaves_heavy_packages_out():
     code = (
         "import time, sys; t = time.time(); import jax, flax.nnx; base = time.time() - t;"
         "import kdlib; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib.pyplot',"
-        "'IPython', 'tensorboardX', 'PIL', 'pandas'} & set(sys.modules);"
+        "'tensorboardX', 'PIL', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy; print(time.time() - t - base)"
     )
     reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -260,3 +260,26 @@ def test_the_readme_s_table_is_the_recorded_one():
     records = report.recorded("shapes")
     table = report.results_table(records.histories, teacher=records.teacher)
     assert table in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("printed", "passes"), [("2.5000", True), ("2.5001", False)])
+def test_a_changed_checked_output_makes_the_run_fail(tmp_path, printed, passes):
+    """The flags of `make test`, on a notebook whose stored output is right or wrong."""
+    cell = {
+        "cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1,
+        "source": "# NBVAL_CHECK_OUTPUT\nprint(f'{5 / 2:.4f}')",
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": f"{printed}\n"}],
+    }  # fmt: skip
+    notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "one.ipynb").write_text(json.dumps(PREPARE["prepare"](notebook)))
+    flags = re.search(r"-p no:python.*?nbval_sanitize\.cfg", (ROOT / "Makefile").read_text(), re.S)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *flags[0].replace("\\\n", " ").split(),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode == 0) == passes, done.stdout
+    assert passes or "1 failed" in done.stdout

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from kdlib.data import shapes, sources
+from kdlib.data import folder, shapes, sources
 from kdlib.data.augment import crop_and_flip
 from kdlib.data.dataset import Dataset, Split
 
@@ -41,7 +41,7 @@ def load(
     """
     if pathlib.Path(name).expanduser().is_dir() or "/" in name or "\\" in name:
         path = pathlib.Path(name).expanduser()
-        source, classes, arrays = sources.folder(path, image_size)
+        source, classes, arrays = folder.folder(path, image_size)
         name = path.name
     elif name.lower() == "shapes":
         name, (source, classes, arrays) = "shapes", _shapes()

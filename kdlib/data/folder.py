@@ -1,0 +1,78 @@
+"""A data set of one's own: a folder of pictures, one sub-folder per class."""
+
+import pathlib
+
+import numpy as np
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
+
+
+def folder(path: pathlib.Path, image_size: int | None):
+    """Read pictures from one sub-folder per class, optionally below ``train/`` and ``test/``.
+
+    Without a ``test`` folder every fifth picture of a class, in order of name, is its test set.
+
+    Raises:
+        FileNotFoundError: there is no folder, or no picture in it.
+        ValueError: fewer than two classes, or pictures of several sizes and no ``image_size``.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"no folder {path}: give a data set's name or a folder of pictures")
+    train = path / "train" if (path / "train").is_dir() else path
+    test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
+    classes = sorted(p.name for p in train.iterdir() if p.is_dir())
+    files = {"train": _list_pictures(train, classes), "test": []}
+    if not files["train"]:
+        kinds = " ".join(sorted(PICTURES))
+        raise FileNotFoundError(f"no pictures ({kinds}) in sub-folders of {train}: one per class")
+    if len(classes) < 2:
+        raise ValueError(f"{train} has one class, '{classes[0]}': make one sub-folder per class")
+    if test:
+        files["test"] = _list_pictures(test, classes)
+    else:
+        files["test"] = [row for row in files["train"] if row[2] % 5 == 0]
+        files["train"] = [row for row in files["train"] if row[2] % 5]
+    if not files["test"] or not files["train"]:
+        raise ValueError(
+            f"{path} leaves no pictures to train or test on: add more, or a test folder"
+        )
+    arrays = {}
+    for split, rows in files.items():
+        pictures = [_open(row[0]) for row in rows]
+        arrays |= {f"{split}_images": stack(pictures, image_size, str(path))}
+        arrays |= {f"{split}_labels": np.array([row[1] for row in rows], np.int32)}
+    return f"folder {path.name}", tuple(classes), arrays
+
+
+def _list_pictures(root, classes):
+    """Rows of (file, label, place among the pictures of its class)."""
+    rows = []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in PICTURES)
+        rows += [(file, label, place) for place, file in enumerate(found)]
+    return rows
+
+
+def _open(file):
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(file).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} is not a readable picture: remove or replace it") from error
+
+
+def stack(pictures, image_size: int | None, where: str) -> np.ndarray:
+    """Pictures of one size as uint8 ``[n, h, w, c]``, resized to a square if asked."""
+    if image_size:
+        from PIL import Image
+
+        size = (image_size, image_size)
+        images = [np.squeeze(p, -1) if p.shape[-1] == 1 else p for p in pictures]
+        images = [np.asarray(Image.fromarray(p).resize(size)) for p in images]
+        pictures = [p[..., None] if p.ndim == 2 else p for p in images]
+    shapes = {p.shape for p in pictures}
+    if len(shapes) > 1:
+        some = ", ".join(str(s) for s in sorted(shapes)[:3])
+        raise ValueError(f"{where} has pictures of several sizes ({some}): give an image_size")
+    return np.stack(pictures).astype(np.uint8)
