@@ -10,8 +10,9 @@ ORIGINAL = """the original cookbook's command works as written:
   python train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 \\
       --teacher_param pretrained/res56_c10 --distiller SoftLogits --transfer Offline \\
       --dataset CIFAR10 --train_path ~/test
-the same command again resumes; without a network, try --dataset shapes --teacher_arch ResNet20 \\
-      --teacher_param pretrained/shapes_res20 --student_arch ResNet8x0.5 --train_epoch 5"""
+the same command again resumes. Without a network, in a minute:
+  python train_w_kd.py --student_arch ResNet8x0.5 --teacher_param pretrained/shapes_res20x0.5 \\
+      --dataset shapes --subset 256 --batch_size 32 --train_epoch 20 --train_path runs/shapes"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,7 +70,7 @@ def above_zero(text: str) -> float:
 
 def training_parser(prog: str, description: str) -> Parser:
     """The flags that ``train.py`` and ``train_w_kd.py`` share."""
-    parser = Parser(prog=prog, description=description, epilog=ORIGINAL,
+    parser = Parser(prog=prog, usage="%(prog)s [options]", description=description, epilog=ORIGINAL,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     data = parser.add_argument_group("data")
     data.add_argument(
@@ -96,7 +97,7 @@ def training_parser(prog: str, description: str) -> Parser:
         help="when the rate drops, shares of the run: 0.3 0.6 0.8",
     )
     recipe.add_argument("--decay_rate", type=above_zero, default=0.2, help="by what factor: 0.2")
-    recipe.add_argument("--weight_decay", type=float, default=5e-4, help="5e-4")
+    recipe.add_argument("--weight_decay", type=share, default=5e-4, help="5e-4")
     recipe.add_argument("--val_batch_size", type=positive, default=250, help="250")
     recipe.add_argument(
         "--zero_init",
