@@ -204,8 +204,11 @@ def train_and_report(name: str, transfer, options, data) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise NotADirectoryError(f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
-    run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
-              on_epoch=tensorboard.Writer(run_dir) if options.do_log else None)  # fmt: skip
+    run = fit(
+        student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
+        label=getattr(options, "distiller", name),
+        on_epoch=tensorboard.Writer(run_dir) if options.do_log else None,
+    )  # fmt: skip
     history = run.history
     published = {
         "architecture": name, "classes": list(data.classes),

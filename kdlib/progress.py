@@ -29,11 +29,8 @@ class Progress:
         elif sys.stderr.isatty():
             from tqdm import tqdm
 
-            form = "{desc} {percentage:3.0f} %|{bar:12}| {n_fmt}/{total_fmt} pictures, {rate_fmt}"
-            self.bar = tqdm(
-                total=total, desc=label, unit=" pictures", unit_scale=True, file=sys.stderr,
-                dynamic_ncols=True, bar_format=form + ", {remaining} left {postfix}",
-            )  # fmt: skip
+            # One line of our own, in place of a bar: the metrics need its room.
+            self.bar = tqdm(total=total, bar_format="{desc}")
 
     def skip(self, pictures: int) -> None:
         """Count pictures of epochs that an earlier, interrupted run has trained."""
@@ -79,12 +76,12 @@ class Progress:
             self.line.update({"text/plain": f"{self.label}  {self.text} {took:.0f} s"}, raw=True)
 
     def _show(self, text):
+        rate, left = self._pace()
+        share = 100 * self.done // self.total
+        line = f"{self.label}  {share} %  {self.text}{text}  {rate:.0f} pictures/s  {left} left"
         if self.bar is not None:
-            self.bar.set_postfix_str(self.text + text)
+            self.bar.set_description_str(line)
         elif self.line is not None:
-            rate, left = self._pace()
-            share = 100 * self.done // self.total
-            line = f"{self.label}  {share} %  {self.text}{text}  {rate:.0f} pictures/s  {left} left"
             self.line.update({"text/plain": line}, raw=True)
 
     def _pace(self):

@@ -366,3 +366,36 @@ def test_short_runs_drop_the_rate_between_epochs_and_drops_at_one_place_multiply
     assert float(once(9)) == pytest.approx(0.1)
     twice = Recipe(epochs=2, decay_points=(0.6, 0.85)).schedule(10)
     assert float(twice(9)) == pytest.approx(0.1) and float(twice(10)) == pytest.approx(0.004)
+
+
+def test_live_progress_shows_loss_accuracy_pace_and_time_left(tiny, monkeypatch):
+    """A terminal's one line, with the bar replaced by a list of what it would show."""
+    shown = []
+
+    class Bar:
+        def __init__(self, **kwargs): ...
+        def update(self, pictures): ...
+        def close(self): ...
+        def set_description_str(self, line):
+            shown.append(line)
+
+    monkeypatch.setattr("tqdm.tqdm", Bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fit(STUDENT, tiny, None, QUICK, label="mine")
+    for part in (
+        "mine  100 %",
+        "epoch 2/2",
+        "loss",
+        "train",
+        "validation",
+        "test",
+        "pictures/s",
+        "left",
+    ):
+        assert part in shown[-1]
+
+
+def test_a_log_gets_one_line_per_epoch(tiny, capsys):
+    fit(STUDENT, tiny, None, QUICK, label="mine")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.startswith("mine  seed 0  epoch") for line in lines)
