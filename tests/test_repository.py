@@ -256,8 +256,9 @@ def test_a_damaged_pretrained_file_is_refused(tmp_path):
         checkpoint.load_network(tmp_path / "small")
 
 
-def test_the_readme_s_table_is_the_recorded_one():
-    records = report.recorded("shapes")
+@pytest.mark.parametrize("name", ["shapes", "cifar10_cpu"])
+def test_the_readme_s_tables_are_the_recorded_ones(name):
+    records = report.recorded(name)
     table = report.results_table(records.histories, teacher=records.teacher)
     assert table in (ROOT / "README.md").read_text()
 
