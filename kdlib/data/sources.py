@@ -46,8 +46,8 @@ TIMEOUT = 10  # seconds without a byte before a download is given up
 
 # The binary archives (no pickles) and the SHA-256 that TFDS lists for them
 # (tensorflow/datasets:tensorflow_datasets/url_checksums/cifar10.txt, cifar100.txt). The first
-# address is a byte-identical mirror; the authors' own host has been throttled to 55-85 kB/s since
-# June 2026 (pytorch/vision#9536).
+# address is a mirror, and the checksum decides whether it serves the same file; the authors' own
+# host has been throttled to 55-85 kB/s since June 2026 (pytorch/vision#9536).
 CIFAR = {
     "cifar10": {
         "urls": [
