@@ -4,10 +4,10 @@ import pathlib
 import re
 
 from kdlib.data import folder, shapes, sources
-from kdlib.data.augment import crop_and_flip
+from kdlib.data.augment import Batch, Pictures, crop_and_flip, mix, strong
 from kdlib.data.dataset import Dataset, Split
 
-__all__ = ["Dataset", "Split", "crop_and_flip", "load"]
+__all__ = ["Batch", "Dataset", "Pictures", "Split", "crop_and_flip", "load", "mix", "strong"]
 
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
 

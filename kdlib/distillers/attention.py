@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise, pool_to_smaller
-from kdlib.models import Outputs
+from kdlib.distillers.base import Distiller, l2_normalise, pool_to_smaller, safe_sqrt, stages_of
 
 
 def attention_map(*, feature: jax.Array) -> jax.Array:
@@ -40,10 +39,7 @@ def attention_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "squar
     difference = attention_map(feature=student) - attention_map(feature=teacher)  # (n, h·w)
     if mode == "squared":
         return (difference**2).mean()
-    square = (difference**2).sum(-1)  # (n,)
-    # The square root has no gradient at 0, where the maps agree: there it is taken as 0.
-    distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return distance.mean()
+    return safe_sqrt((difference**2).sum(-1)).mean()
 
 
 class AttentionTransfer(Distiller):
@@ -64,6 +60,8 @@ class AttentionTransfer(Distiller):
         Zagoruyko & Komodakis 2017, arXiv:1612.03928; beta as in their code.
     """
 
+    invariances = ("scale of a picture's features",)
+
     def __init__(
         self, beta: float = 1000.0, mode: str = "squared", stages: tuple[int, ...] | None = None
     ):
@@ -73,19 +71,8 @@ class AttentionTransfer(Distiller):
         self.stages = None if stages is None else tuple(stages)
         self.weight = self.beta
 
-    def knowledge(self, student: Outputs, teacher: Outputs, labels: jax.Array) -> jax.Array:
-        if len(student.features) != len(teacher.features):
-            raise ValueError(
-                f"the student has {len(student.features) - 1} stages and the teacher "
-                f"{len(teacher.features) - 1}: attention transfer needs as many in both"
-            )
-        count = len(student.features) - 1  # features[0] is the stem
-        stages = self.stages or range(1, count + 1)
-        if not all(1 <= stage <= count for stage in stages):
-            raise ValueError(f"stages={self.stages}: these networks have stages 1 to {count}")
+    def knowledge(self, student, teacher, labels):
         return sum(
-            attention_loss(
-                student=student.features[stage], teacher=teacher.features[stage], mode=self.mode
-            )
-            for stage in stages
+            attention_loss(student=student.features[i], teacher=teacher.features[i], mode=self.mode)
+            for i in stages_of(student, teacher, self.stages)
         )

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 
 from kdlib.distillers.base import Distiller
-from kdlib.models import Outputs
 
 
 def soft_logit_loss(
@@ -47,6 +46,8 @@ class SoftLogits(Distiller):
         Hinton et al. 2015, arXiv:1503.02531; weights as in HobbitLong/RepDistiller (T 4, α 0.9).
     """
 
+    invariances = ("constant per row of logits",)
+
     def __init__(self, temperature: float = 4.0, alpha: float = 0.9):
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: give a number above 0, usually 1 to 10")
@@ -55,9 +56,8 @@ class SoftLogits(Distiller):
         self.temperature, self.alpha = float(temperature), float(alpha)
         self.ce_weight, self.weight = 1 - self.alpha, self.alpha
 
-    def knowledge(self, student: Outputs, teacher: Outputs, labels: jax.Array) -> jax.Array:
+    def knowledge(self, student, teacher, labels):
         return soft_logit_loss(
-            student_logits=student.logits,
-            teacher_logits=teacher.logits,
+            student_logits=student.logits, teacher_logits=teacher.logits,
             temperature=self.temperature,
-        )
+        )  # fmt: skip
