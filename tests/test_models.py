@@ -94,7 +94,8 @@ def test_outputs_have_the_promised_shapes():
 def test_stride_2_pads_symmetrically():
     """A lone pixel in the corner is seen by the first output with the kernel's centre."""
     kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
-    layer = models.resnet.conv(1, 1, 3, 2, jnp.float32, nnx.Rngs(0))
+    make = models.network.Make(1, (0,), (1,), True, jnp.float32, nnx.Rngs(0))
+    layer = make.conv(1, 1, 3, stride=2)
     layer.kernel[...] = kernel
     picture = jnp.zeros((1, 4, 4, 1)).at[0, 0, 0, 0].set(1.0)
     assert float(layer(picture)[0, 0, 0, 0]) == kernel[1, 1, 0, 0]

@@ -8,23 +8,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kdlib.models.network import Make, Network
 from kdlib.models.outputs import Outputs
-from kdlib.models.resnet import BasicBlock, Bottleneck, ResNet
+from kdlib.models.resnet import ResNet
 from kdlib.names import unknown
 
-__all__ = ["Cost", "Outputs", "ResNet", "build", "canonical", "cost", "names"]
+__all__ = ["Cost", "Network", "Outputs", "ResNet", "build", "canonical", "cost", "names"]
 
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-IMAGENET = {  # depth: (block, blocks per stage)
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-}
+IMAGENET_DEPTHS = (18, 34, 50)
 
 
 def names() -> list[str]:
     """Every network without a width factor, in its canonical spelling."""
-    return [f"ResNet{depth}" for depth in sorted((*CIFAR_DEPTHS, *IMAGENET))]
+    return [f"ResNet{depth}" for depth in sorted((*CIFAR_DEPTHS, *IMAGENET_DEPTHS))]
 
 
 def canonical(name: str) -> str:
@@ -34,7 +31,7 @@ def canonical(name: str) -> str:
         ValueError: no such network; the message names the nearest.
     """
     match = re.fullmatch(r"resnet[-_ ]?(\d+)[-_ ]?(?:x(\d+(?:\.\d+)?))?", name.strip().lower())
-    if match and int(match[1]) in (*CIFAR_DEPTHS, *IMAGENET):
+    if match and int(match[1]) in (*CIFAR_DEPTHS, *IMAGENET_DEPTHS):
         depth, width = int(match[1]), float(match[2] or 1)
         if width == 1:
             return f"ResNet{depth}"
@@ -42,7 +39,7 @@ def canonical(name: str) -> str:
             return f"ResNet{depth}x{width:g}"
         raise ValueError(f"network '{name}': only the CIFAR depths {CIFAR_DEPTHS} take a width")
     if match:
-        near = min((*CIFAR_DEPTHS, *IMAGENET), key=lambda depth: abs(depth - int(match[1])))
+        near = min((*CIFAR_DEPTHS, *IMAGENET_DEPTHS), key=lambda depth: abs(depth - int(match[1])))
         raise ValueError(f"unknown network '{name}': did you mean 'ResNet{near}'?")
     raise ValueError(unknown("network", name, names()))
 
@@ -56,7 +53,7 @@ def build(
     seed: int = 0,
     zero_init: bool = True,
     dtype=jnp.float32,
-) -> ResNet:
+) -> Network:
     """A freshly initialised network.
 
     Args:
@@ -72,27 +69,11 @@ def build(
     Raises:
         ValueError: no such network.
     """
+    make = Make(classes, mean, std, zero_init, dtype, nnx.Rngs(seed))
     depth, _, width = canonical(name).removeprefix("ResNet").partition("x")
-    common = {
-        "classes": classes,
-        "mean": mean,
-        "std": std,
-        "zero_init": zero_init,
-        "dtype": dtype,
-        "rngs": nnx.Rngs(seed),
-    }
-    if int(depth) in IMAGENET:
-        block, blocks = IMAGENET[int(depth)]
-        widths = (64, 128, 256, 512)
-        return ResNet(
-            blocks=blocks, widths=widths, stem_width=64, block=block, imagenet_stem=True, **common
-        )
-    first = round(16 * float(width or 1))
-    # The stem stops at 32 channels, as in the literature's 8x4 and 32x4 (32 → 64, 128, 256).
-    return ResNet(
-        blocks=((int(depth) - 2) // 6,) * 3, widths=(first, 2 * first, 4 * first),
-        stem_width=min(first, 32), **common,
-    )  # fmt: skip
+    if int(depth) in IMAGENET_DEPTHS:
+        return ResNet.imagenet(make, int(depth), None)
+    return ResNet.cifar(make, int(depth), float(width or 1))
 
 
 class Cost(NamedTuple):

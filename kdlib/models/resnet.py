@@ -5,70 +5,23 @@ Differs from the paper's CIFAR networks: a shortcut that changes shape is a 1x1 
 batch norm (the paper pads with zeros), as in the distillation literature's tables.
 """
 
-from collections.abc import Sequence
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.models.outputs import Outputs
-
-
-class InputStatistic(nnx.Variable):
-    """Mean or standard deviation of the pictures a network was trained on; never trained."""
-
-
-class Normalise(nnx.Module):
-    """Pictures 0..255 to zero mean and unit variance per channel.
-
-    It is part of the network, so a teacher keeps the statistics it was trained with whatever data
-    its student sees, and a checkpoint can't be evaluated with the wrong ones.
-
-    Args:
-        mean, std: one value per channel, in units of 0..255.
-        dtype: what the convolutions compute in.
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32):
-        self.mean = InputStatistic(jnp.asarray(mean, jnp.float32))
-        self.std = InputStatistic(jnp.asarray(std, jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        return ((images.astype(jnp.float32) - self.mean[...]) / self.std[...]).astype(self.dtype)
-
-
-def conv(c_in, c_out, size, stride, dtype, rngs):
-    """A convolution without bias that pads symmetrically, as the published ResNets do.
-
-    Flax's default, "SAME", pads stride-2 convolutions on one side only: others' weights would load
-    and then score a little less.
-    """
-    return nnx.Conv(
-        c_in, c_out, (size, size), strides=stride, padding=size // 2, use_bias=False,
-        dtype=dtype, rngs=rngs,
-    )  # fmt: skip
-
-
-def norm(channels, dtype, rngs, zero=False):
-    """Batch norm with momentum 0.9 and epsilon 1e-5; ``zero`` starts its scale at 0."""
-    scale = nnx.initializers.zeros if zero else nnx.initializers.ones
-    return nnx.BatchNorm(
-        channels, momentum=0.9, epsilon=1e-5, scale_init=scale, dtype=dtype, rngs=rngs
-    )
+from kdlib.models.network import ConvNorm, Make, Network, Stage, row
 
 
 class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut. Returns the sum *before* the ReLU."""
 
-    expansion = 1
+    norm = property(lambda self: self.norm2)
 
-    def __init__(self, c_in, width, stride, zero_init, dtype, rngs):
-        self.conv1 = conv(c_in, width, 3, stride, dtype, rngs)
-        self.norm1 = norm(width, dtype, rngs)
-        self.conv2 = conv(width, width, 3, 1, dtype, rngs)
-        self.norm2 = norm(width, dtype, rngs, zero=zero_init)
-        self.shortcut = Shortcut(c_in, width, stride, dtype, rngs)
+    def __init__(self, make, c_in, c_out, stride):
+        self.conv1 = make.conv(c_in, c_out, 3, stride)
+        self.norm1 = make.norm(c_out)
+        self.conv2 = make.conv(c_out, c_out, 3)
+        self.norm2 = make.norm(c_out, ends_block=True)
+        self.shortcut = shortcut(make, c_in, c_out, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
@@ -76,19 +29,18 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3, 1x1 convolutions with four times the width at the end, and a shortcut."""
+    """1x1, 3x3, 1x1 convolutions, the first two of a quarter of the width, and a shortcut."""
 
-    expansion = 4
+    norm = property(lambda self: self.norm3)
 
-    def __init__(self, c_in, width, stride, zero_init, dtype, rngs):
-        c_out = self.expansion * width
-        self.conv1 = conv(c_in, width, 1, 1, dtype, rngs)
-        self.norm1 = norm(width, dtype, rngs)
-        self.conv2 = conv(width, width, 3, stride, dtype, rngs)
-        self.norm2 = norm(width, dtype, rngs)
-        self.conv3 = conv(width, c_out, 1, 1, dtype, rngs)
-        self.norm3 = norm(c_out, dtype, rngs, zero=zero_init)
-        self.shortcut = Shortcut(c_in, c_out, stride, dtype, rngs)
+    def __init__(self, make, c_in, c_out, stride):
+        self.conv1 = make.conv(c_in, c_out // 4, 1)
+        self.norm1 = make.norm(c_out // 4)
+        self.conv2 = make.conv(c_out // 4, c_out // 4, 3, stride)
+        self.norm2 = make.norm(c_out // 4)
+        self.conv3 = make.conv(c_out // 4, c_out, 1)
+        self.norm3 = make.norm(c_out, ends_block=True)
+        self.shortcut = shortcut(make, c_in, c_out, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
@@ -96,88 +48,49 @@ class Bottleneck(nnx.Module):
         return self.norm3(self.conv3(y)) + self.shortcut(x)
 
 
-class Shortcut(nnx.Module):
+def shortcut(make, c_in, c_out, stride):
     """The identity where shapes agree, else a strided 1x1 convolution with batch norm."""
-
-    def __init__(self, c_in, c_out, stride, dtype, rngs):
-        self.projects = stride != 1 or c_in != c_out
-        if self.projects:
-            self.conv = conv(c_in, c_out, 1, stride, dtype, rngs)
-            self.norm = norm(c_out, dtype, rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(self.conv(x)) if self.projects else x
+    changes = stride != 1 or c_in != c_out
+    return ConvNorm(make, c_in, c_out, 1, stride) if changes else nnx.identity
 
 
-class Stage(nnx.Module):
-    """Blocks in a row, the first with the stride. Returns the last block's output and preact."""
+class ResNet(Network):
+    """Stages of ``depths`` blocks and ``widths`` channels that halve the map between them.
 
-    def __init__(self, block, c_in, width, depth, stride, zero_init, dtype, rngs):
-        first = block(c_in, width, stride, zero_init, dtype, rngs)
-        rest = [
-            block(block.expansion * width, width, 1, zero_init, dtype, rngs)
-            for _ in range(depth - 1)
-        ]
-        self.blocks = nnx.data([first, *rest])
-
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        for block in self.blocks:
-            preact = block(x)
-            x = nnx.relu(preact)
-        return x, preact
-
-
-class ResNet(nnx.Module):
-    """A stem, stages of residual blocks that halve the map between them, pooling, a classifier.
-
-    Args:
-        classes: number of classes ``k``.
-        blocks: residual blocks per stage, ``(n, n, n)`` for the CIFAR depth 6n+2.
-        widths: channels per stage, before the block's expansion.
-        stem_width: channels of the first convolution.
-        block: ``BasicBlock`` or ``Bottleneck``.
-        imagenet_stem: a 7x7 convolution of stride 2 and a max pooling, instead of a 3x3.
-        mean, std: input statistics per channel, in units of 0..255.
-        zero_init: start every block as the identity, by a zero scale in its last batch norm.
-        dtype: what convolutions compute in; parameters and statistics stay float32.
-        rngs: Flax random streams for the initial weights (LeCun normal, as in the original).
+    Its maps have the sides h, h, h/2, h/4 in CIFAR networks and h/4, h/4, h/8, h/16, h/32 behind
+    the ImageNet stem, a 7x7 convolution of stride 2 and a max pooling.
     """
 
     def __init__(
-        self, *, classes: int, blocks: Sequence[int], widths: Sequence[int], stem_width: int,
-        block=BasicBlock, imagenet_stem: bool = False, mean: Sequence[float] = (127.5,) * 3,
-        std: Sequence[float] = (64.0,) * 3, zero_init: bool = True, dtype=jnp.float32,
-        rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self, make: Make, depths, widths, stem_width, block=BasicBlock, imagenet_stem=False
+    ):
         self.imagenet_stem = imagenet_stem
-        self.normalise = Normalise(mean, std, dtype)
         stem = (7, 2) if imagenet_stem else (3, 1)
-        self.stem_conv = conv(len(mean), stem_width, *stem, dtype, rngs)
-        self.stem_norm = norm(stem_width, dtype, rngs)
+        self.stem_conv = make.conv(len(make.mean), stem_width, *stem)
+        self.stem_norm = make.norm(stem_width)
         stages, c_in = [], stem_width
-        for i, (depth, width) in enumerate(zip(blocks, widths, strict=True)):
-            stages.append(Stage(block, c_in, width, depth, min(i, 1) + 1, zero_init, dtype, rngs))
-            c_in = block.expansion * width
-        self.stages = nnx.data(stages)
-        self.classifier = nnx.Linear(c_in, classes, rngs=rngs)
+        for depth, c_out in zip(depths, widths, strict=True):
+            stages.append(Stage(row(block, make, c_in, c_out, depth, 2 if stages else 1)))
+            c_in = c_out
+        super().__init__(make, stages, c_in)
 
-    def __call__(self, images: jax.Array) -> Outputs:
-        """Class scores and features of pictures.
-
-        Args:
-            images: ``[n, h, w, c]``, ``uint8`` or float, in units of 0..255.
-
-        Returns:
-            :class:`Outputs`; the feature maps have the sides h, h, h/2, h/4 in CIFAR networks and
-            h/4, h/4, h/8, h/16, h/32 behind the ImageNet stem.
-        """
-        x = nnx.relu(self.stem_norm(self.stem_conv(self.normalise(images))))  # (n, h, w, c)
+    def stem(self, x: jax.Array) -> jax.Array:
+        x = super().stem(x)
         if self.imagenet_stem:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        features, preacts = [x], []
-        for stage in self.stages:
-            x, preact = stage(x)
-            features.append(x)
-            preacts.append(preact)
-        embedding = x.mean((1, 2)).astype(jnp.float32)  # (n, d)
-        return Outputs(self.classifier(embedding), embedding, tuple(features), tuple(preacts))
+        return x
+
+    @classmethod
+    def cifar(cls, make: Make, depth: int, width: float):
+        """Depth 6n+2. The stem stops at 32 channels, as in the literature's 8x4 and 32x4."""
+        first = round(16 * width)
+        widths = (first, 2 * first, 4 * first)
+        return cls(make, ((depth - 2) // 6,) * 3, widths, min(first, 32))
+
+    @classmethod
+    def imagenet(cls, make: Make, depth: int, width: None):
+        """The paper's table 1; its widths are fixed."""
+        depths = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+        block, first = (Bottleneck, 256) if depth == 50 else (BasicBlock, 64)
+        widths = (first, 2 * first, 4 * first, 8 * first)
+        return cls(make, depths, widths, 64, block, imagenet_stem=True)

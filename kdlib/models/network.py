@@ -1,0 +1,136 @@
+"""What all networks share: normalisation, layers as the literature has them, one forward pass."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kdlib.models.outputs import Outputs
+
+
+class InputStatistic(nnx.Variable):
+    """Mean or standard deviation of the pictures a network was trained on; never trained."""
+
+
+class Normalise(nnx.Module):
+    """Pictures 0..255 to zero mean and unit variance per channel.
+
+    It is part of the network, so a teacher keeps the statistics it was trained with whatever data
+    its student sees, and a checkpoint can't be evaluated with the wrong ones.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32):
+        self.mean = InputStatistic(jnp.asarray(mean, jnp.float32))
+        self.std = InputStatistic(jnp.asarray(std, jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return ((images.astype(jnp.float32) - self.mean[...]) / self.std[...]).astype(self.dtype)
+
+
+class Make(NamedTuple):
+    """What a network is told, as in :func:`kdlib.models.build`, and layers made accordingly."""
+
+    classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    zero_init: bool
+    dtype: jnp.dtype
+    rngs: nnx.Rngs
+
+    def conv(self, c_in, c_out, size, stride=1, groups=1):
+        """A convolution without bias that pads symmetrically, as the published networks do.
+
+        Flax's default, "SAME", pads stride-2 convolutions on one side only: others' weights would
+        load and then score a little less.
+        """
+        return nnx.Conv(
+            c_in, c_out, (size, size), strides=stride, padding=size // 2, use_bias=False,
+            feature_group_count=groups, dtype=self.dtype, rngs=self.rngs,
+        )  # fmt: skip
+
+    def norm(self, channels, ends_block=False):
+        """Batch norm; with ``zero_init`` one that ends a residual block starts with scale 0."""
+        zero = ends_block and self.zero_init
+        scale = nnx.initializers.zeros if zero else nnx.initializers.ones
+        return nnx.BatchNorm(
+            channels, momentum=0.9, epsilon=1e-5, scale_init=scale, dtype=self.dtype, rngs=self.rngs
+        )
+
+
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm."""
+
+    def __init__(self, make, c_in, c_out, size=1, stride=1, groups=1, ends_block=False):
+        self.conv = make.conv(c_in, c_out, size, stride, groups)
+        self.norm = make.norm(c_out, ends_block)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.conv(x))
+
+
+class Stage(nnx.Module):
+    """Blocks in a row, with a ReLU between them or not. Returns the last output and its preact.
+
+    The last block ends in a batch norm, ``block.norm``, or is one.
+    """
+
+    def __init__(self, blocks, relu_between=True):
+        self.blocks = nnx.data(list(blocks))
+        self.relu_between = relu_between
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        for i, block in enumerate(self.blocks):
+            x = block(nnx.relu(x) if i and self.relu_between else x)
+        return nnx.relu(x), x
+
+    def norm(self) -> tuple[jax.Array, jax.Array]:
+        norm = getattr(self.blocks[-1], "norm", self.blocks[-1])
+        return norm.scale[...], norm.bias[...]
+
+
+def row(block, make, c_in, c_out, depth, stride):
+    """``depth`` blocks in a row: the first changes channels and takes the stride."""
+    rest = [(c_out, 1)] * (depth - 1)
+    return [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+
+
+class Network(nnx.Module):
+    """A stem, stages, global average pooling and a linear classifier.
+
+    A family's constructor makes its stem and stages, and calls this one; ``channels`` are those of
+    the last map. Initial weights are LeCun normal; parameters and statistics stay float32.
+    """
+
+    has_norms = True
+
+    def __init__(self, make: Make, stages: Sequence[Stage], channels: int):
+        self.normalise = Normalise(make.mean, make.std, make.dtype)
+        self.stages = nnx.data(list(stages))
+        self.classifier = nnx.Linear(channels, make.classes, rngs=make.rngs)
+
+    def stem(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.stem_norm(self.stem_conv(x)))
+
+    def __call__(self, images: jax.Array) -> Outputs:
+        """What the network shows for ``images [n, h, w, c]``, uint8 or float, units of 0..255."""
+        return self.finish(self.stem(self.normalise(images)), 0)
+
+    def finish(self, x: jax.Array, stage: int) -> Outputs:
+        """What the network shows when it goes on from ``x = features[stage]`` of a forward pass.
+
+        The result's ``features`` start with ``x``; ``preacts`` and ``norms`` are those of the
+        stages run, none where ``stage`` is the last.
+        """
+        features, preacts, run = [x], [], self.stages[stage:]
+        for part in run:
+            x, preact = part(x)
+            features.append(x)
+            preacts.append(preact)
+        embedding = x.mean((1, 2)).astype(jnp.float32)  # (n, d)
+        head = (self.classifier.kernel[...], self.classifier.bias[...])
+        norms = tuple(part.norm() for part in run) if self.has_norms else ()
+        logits = self.classifier(embedding)
+        return Outputs(logits, embedding, tuple(features), tuple(preacts), head, norms)
