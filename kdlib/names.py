@@ -1,7 +1,12 @@
-"""Names that people type: finding the one they meant."""
+"""Names that people type: finding the one they meant, and objects written as text."""
 
+import ast
 import difflib
-from collections.abc import Iterable
+import importlib
+import importlib.util
+import pathlib
+import re
+from collections.abc import Callable, Iterable
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -10,3 +15,91 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
     hint = f"did you mean '{lower[near[0]]}'?" if near else f"known are {', '.join(lower.values())}"
     return f"unknown {kind} '{name}': {hint}"
+
+
+def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
+    """The object that text describes: names of a table, settings in brackets, plus signs.
+
+    Args:
+        text: ``"AT"``, ``"AT(beta=500) + SoftLogits"``; a setting may itself be such an expression.
+            ``module:Name`` and ``path/file.py:Name`` name an object of one's own.
+        kind: what to call it in errors.
+        table: name → class. Its ``settings()`` says what it takes.
+        wrap: makes what the table's classes are from an object of one's own.
+
+    Raises:
+        ValueError: the text is no such expression, or a name, setting or value is wrong.
+        FileNotFoundError: a file or module that is not there.
+    """
+    own = {}
+
+    def note(match):
+        own[f"own_{len(own)}"] = match[0]
+        return f"own_{len(own) - 1}"
+
+    try:
+        tree = ast.parse(re.sub(r"[\w./\\~-]+:[A-Za-z_]\w*", note, text.strip()), mode="eval").body
+    except SyntaxError:
+        tree = None
+    return _build(tree, text, kind, table, wrap, own)
+
+
+def _build(node, text, kind, table, wrap, own):
+    again = lambda inner: _build(inner, text, kind, table, wrap, own)  # noqa: E731
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return again(node.left) + again(node.right)
+    name = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(name, ast.Name) or getattr(node, "args", None):
+        raise ValueError(f"{kind} '{text}': write it like 'SoftLogits(alpha=0.5) + AT'")
+    given = node.keywords if isinstance(node, ast.Call) else []
+    if name.id in own:
+        found = load_object(own[name.id])
+        if not given and not isinstance(found, type):
+            return wrap(found, own[name.id])
+    elif name.id not in table:
+        raise ValueError(unknown(kind, name.id, table))
+    else:
+        found = table[name.id]
+    settings = {}
+    for keyword in given:
+        try:
+            value = keyword.value
+            is_object = isinstance(value, ast.Call | ast.Name | ast.BinOp)
+            settings[keyword.arg] = again(value) if is_object else ast.literal_eval(value)
+        except ValueError as error:
+            raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
+    shared = {k: settings.pop(k) for k in ("warmup", "pretrain") if k in settings}
+    if hasattr(found, "settings"):
+        accepted = found.settings()
+        for setting in settings.keys() - accepted.keys():
+            known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values())
+            raise ValueError(f"{name.id} has no setting '{setting}': it takes {known or 'none'}")
+    made = found(**settings)
+    made = wrap(made, own[name.id]) if name.id in own else made
+    return made.scheduled(**shared) if shared else made
+
+
+def load_object(address: str):
+    """What ``module:Name`` or ``file.py:Name`` names.
+
+    Raises:
+        FileNotFoundError: there is no such file or module.
+        ValueError: it has no such name.
+    """
+    place, _, name = address.rpartition(":")
+    if place.endswith(".py"):
+        path = pathlib.Path(place).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}: give file.py:Name")
+        found = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise FileNotFoundError(f"no module '{place}': give module:Name") from error
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise ValueError(unknown(f"name in {place}", name, public))
+    return getattr(module, name)

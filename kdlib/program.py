@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kdlib.data import Dataset, crop_and_flip
+from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.progress import Progress
-from kdlib.transfer import Batch, Supervised
+from kdlib.transfer import Setup, Supervised
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Recipe:
             shares of the epochs.
         momentum: of SGD, in Nesterov's form if ``nesterov``.
         weight_decay: added to the gradient, of batch norms and biases too if ``decay_all``.
+        dot: above 0, distillation-oriented training: the knowledge's gradient has a momentum so
+            much larger, the labels' so much smaller (0.075 in the paper); see :func:`dot`.
         pad, crop, flip: largest shift in pixels, probability of a shift, of a mirroring.
         zero_init: start every residual block as the identity.
         bfloat16: compute convolutions in bfloat16; parameters and statistics stay float32.
-        eval_batch_size: pictures per evaluation step.
+        eval_batch_size, test_every: pictures per evaluation step, epochs between evaluations.
     """
 
     epochs: int = 200
@@ -41,12 +43,14 @@ class Recipe:
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_all: bool = True
+    dot: float = 0.0
     pad: int = 4
     crop: float = 1.0
     flip: float = 0.5
     zero_init: bool = True
     bfloat16: bool = False
     eval_batch_size: int = 250
+    test_every: int = 1
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         """Learning rate by step. It drops between epochs, and not before the first has ended."""
@@ -61,22 +65,49 @@ class Recipe:
         mask = (
             None if self.decay_all else functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
         )
-        return optax.chain(
-            optax.add_decayed_weights(self.weight_decay, mask),
-            optax.sgd(self.schedule(steps_per_epoch), self.momentum, self.nesterov),
-        )
+        decay = optax.add_decayed_weights(self.weight_decay, mask)
+        schedule = self.schedule(steps_per_epoch)
+        if self.dot:
+            return dot(decay, schedule, self.momentum, self.dot)
+        return optax.chain(decay, optax.sgd(schedule, self.momentum, self.nesterov))
+
+
+def dot(decay, schedule, momentum: float, delta: float) -> optax.GradientTransformation:
+    """SGD with two momentum buffers; its gradients are a pair, of the task and of the knowledge.
+
+    The task's buffer (weight decay included) has momentum ``momentum − delta``, the knowledge's
+    ``momentum + delta``; the update is minus the learning rate times their sum.
+
+    Reference:
+        Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, arXiv:2307.08436;
+        megvii-research/mdistiller:mdistiller/engine/dot.py.
+    """
+    buffers = optax.trace(momentum - delta), optax.trace(momentum + delta)
+    rate = optax.scale_by_learning_rate(schedule)
+
+    def init(params):
+        return decay.init(params), *(buffer.init(params) for buffer in buffers), rate.init(params)
+
+    def update(grads, state, params):
+        task, decay_state = decay.update(grads[0], state[0], params)
+        task, task_state = buffers[0].update(task, state[1])
+        lesson, lesson_state = buffers[1].update(grads[1], state[2])
+        both, rate_state = rate.update(jax.tree.map(jnp.add, task, lesson), state[3])
+        return both, (decay_state, task_state, lesson_state, rate_state)
+
+    return optax.GradientTransformation(init, update)
 
 
 class TrainState(NamedTuple):
     """Everything that changes during a run, in one pytree of arrays.
 
-    ``params`` and ``rest`` (batch and input statistics) are dicts by module: ``student``,
-    ``distiller``, and whatever else a transfer trains.
+    ``params``, ``rest`` (statistics, memory banks, tables) and ``optimizer`` are dicts by module:
+    ``student``, ``distiller``, and whatever else a transfer trains.
     """
 
     params: dict
     rest: dict
-    optimizer: optax.OptState
+    optimizer: dict
     key: jax.Array
     step: jax.Array
 
@@ -93,7 +124,7 @@ class Program:
     """The jitted functions of one kind of run; all seeds and epochs share them.
 
     Args:
-        build: makes the student of a seed.
+        network: makes a network from a name (None: the student's) and a seed.
         data: what is trained and tested on; its arrays move to the device here, once.
         transfer: who teaches.
         recipe: how.
@@ -103,33 +134,36 @@ class Program:
     """
 
     def __init__(
-        self,
-        build: Callable[[int], nnx.Module],
-        data: Dataset,
-        transfer: Supervised,
-        recipe: Recipe,
-        fused: bool,
-    ):
-        self.build, self.transfer, self.recipe, self.fused = build, transfer, recipe, fused
+        self, network: Callable[[str | None, int], nnx.Module], data: Dataset,
+        transfer: Supervised, recipe: Recipe, fused: bool,
+    ):  # fmt: skip
+        self.network, self.transfer, self.recipe, self.fused = network, transfer, recipe, fused
+        self.classes, self.image_shape = data.num_classes, data.image_shape
         self.steps = len(data.train) // recipe.batch_size
+        self.epochs = recipe.epochs * transfer.generations
         self.optimizer = recipe.optimizer(self.steps)
-        self.images, self.labels = jnp.asarray(data.train.images), jnp.asarray(data.train.labels)
+        self.pictures = Pictures(jnp.asarray(data.train.images), jnp.asarray(data.train.labels))
         frozen = Modules(transfer.frozen())
-        frozen.eval()
+        frozen.eval() if not transfer.frozen_training else frozen.train()
         self.frozen_graph, frozen_state = nnx.split(frozen)
         self.frozen = nnx.to_pure_dict(frozen_state)
         modules = self._modules(0)
         self.graph = nnx.graphdef(modules)
-        modules.student.eval()
-        self.score = Scorer(nnx.graphdef(modules.student), recipe.eval_batch_size, fused)
-        order, step, epoch = self._order, self._step, self._epoch
+        modules.eval()
+        self.eval_graph = nnx.graphdef(modules)
+        frozen.eval()
+        self.frozen_eval_graph = nnx.graphdef(frozen)
+        self.score = Scorer(self._logits, recipe.eval_batch_size, fused)
         if fused:
-            self.epoch = jax.jit(jax.vmap(epoch, in_axes=(0, None, None, None)))
+            self.epoch = jax.jit(jax.vmap(self._epoch, in_axes=(0, None, None)))
         else:
-            self.order, self.step = jax.jit(order), jax.jit(step)
+            self.order, self.step = jax.jit(self._order), jax.jit(self._step)
 
     def _modules(self, seed: int) -> Modules:
-        modules = Modules({"student": self.build(seed), **self.transfer.trained()})
+        student = self.network(None, seed)
+        setup = Setup(seed, student, self.network, self.pictures.labels, self.classes,
+                      self.image_shape)  # fmt: skip
+        modules = Modules({"student": student, **self.transfer.trained(setup)})
         modules.train()
         return modules
 
@@ -137,89 +171,124 @@ class Program:
         """The state before the first step. Everything random in a run follows from ``seed``."""
         _, params, rest = nnx.split(self._modules(seed), nnx.Param, ...)
         params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-        state = self.optimizer.init(params)
-        return TrainState(params, rest, state, jax.random.key(seed), jnp.zeros((), jnp.int32))
+        optimizer = {name: self.optimizer.init(tree) for name, tree in params.items()}
+        return TrainState(params, rest, optimizer, jax.random.key(seed), jnp.zeros((), jnp.int32))
+
+    def trained(self, state: TrainState) -> Modules:
+        """The modules of a state, in evaluation mode."""
+        return nnx.merge(self.eval_graph, state.params, state.rest)
+
+    def deployed(self, state: TrainState) -> nnx.Module:
+        """The network that a run leaves."""
+        frozen = nnx.merge(self.frozen_eval_graph, self.frozen)
+        return self.transfer.network(self.trained(state), frozen)
+
+    def _logits(self, variables, images) -> jax.Array:
+        params, rest, frozen = variables
+        trained = nnx.merge(self.eval_graph, params, rest)
+        network = self.transfer.network(trained, nnx.merge(self.frozen_eval_graph, frozen))
+        return network(images).logits
 
     def _order(self, state: TrainState) -> jax.Array:
         """This epoch's shuffled positions in the training set, ``[steps, b]``."""
         key = jax.random.fold_in(state.key, state.step // self.steps)
-        order = jax.random.permutation(jax.random.fold_in(key, 1), len(self.labels))
+        order = jax.random.permutation(jax.random.fold_in(key, 1), len(self.pictures.labels))
         return order[: self.steps * self.recipe.batch_size].reshape(self.steps, -1)
 
-    def _step(self, state: TrainState, sums: dict, order, frozen, images, labels):
-        """One update: augment, forward student and teacher, backward, metrics."""
+    def batch(self, state: TrainState, order, pictures: Pictures) -> Batch:
+        """The batch of a state's next step."""
         recipe = self.recipe
-        index = order[state.step % self.steps]  # (b,)
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
-        pictures = crop_and_flip(
-            key, images, index, pad=recipe.pad, crop=recipe.crop, flip=recipe.flip
+        view = lambda key, index: crop_and_flip(  # noqa: E731
+            key, pictures.images, index, pad=recipe.pad, crop=recipe.crop, flip=recipe.flip
         )
-        batch = Batch(pictures, labels[index])
-        teacher = nnx.merge(self.frozen_graph, frozen)
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
+        progress = (state.step // self.steps + 1) / self.epochs
+        index = order[state.step % self.steps]  # (b,)
+        return self.transfer.batch(view, pictures, index, key, progress, self.classes)
 
-        def objective(params):
-            trained = nnx.merge(self.graph, params, state.rest)
-            loss = self.transfer.loss(trained, teacher, batch)
-            rest = nnx.to_pure_dict(nnx.split(trained, nnx.Param, ...)[2])  # batch norm has moved
-            return loss.total, (loss, rest)
+    def objective(self, params, rest, frozen, batch: Batch):
+        """The two weighted losses, ``[2]``, and (the transfer's ``Loss``, the new statistics)."""
+        trained = nnx.merge(self.graph, params, rest)
+        loss = self.transfer.loss(trained, nnx.merge(self.frozen_graph, frozen), batch)
+        rest = nnx.to_pure_dict(nnx.split(trained, nnx.Param, ...)[2])  # batch norm has moved
+        return jnp.stack([loss.task, loss.knowledge]), (loss, rest)
 
-        grads, (loss, rest) = jax.grad(objective, has_aux=True)(state.params)
-        updates, optimizer = self.optimizer.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        correct = (loss.student.logits.argmax(-1) == batch.labels).sum()
+    def _step(self, state: TrainState, sums: dict, order, frozen, pictures):
+        """One update: augment, forward student and teacher, backward, metrics."""
+        batch = self.batch(state, order, pictures)
+        params, rest, optimizer = dict(state.params), dict(state.rest), dict(state.optimizer)
+        shown = None
+        for names in self.transfer.turns or [sorted({*params, *rest})]:
+            objective = functools.partial(
+                self.objective, rest=dict(rest), frozen=frozen, batch=batch
+            )
+            _, back, (loss, moved) = jax.vjp(objective, dict(params), has_aux=True)
+            grads = [back(jnp.array(w))[0] for w in ((1.0, 0.0), (0.0, 1.0))] if self.recipe.dot \
+                else back(jnp.ones(2))[0]  # fmt: skip
+            rest |= {name: moved[name] for name in names if name in moved}
+            for name in filter(params.__contains__, names):
+                mine = [g[name] for g in grads] if self.recipe.dot else grads[name]
+                updates, optimizer[name] = self.optimizer.update(
+                    mine, optimizer[name], params[name]
+                )
+                params[name] = optax.apply_updates(params[name], updates)
+            shown = shown or loss
+        params, rest = self.transfer.after_step(params, rest, state.step)
         count = jnp.float32(len(batch.labels))
-        values = {"loss": loss.total, **loss.parts}
+        values = {"loss": shown.total, **shown.parts}
         sums = {name: sums[name] + count * value for name, value in values.items()} | {
-            "correct": sums["correct"] + correct,
+            "correct": sums["correct"] + (shown.logits.argmax(-1) == batch.labels).sum(),
             "count": sums["count"] + count,
         }
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
 
     def _zeros(self, state: TrainState) -> dict:
         """Metrics of no pictures: the names come from tracing the loss once, without running it."""
-        pictures = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), self.images.dtype)
-        batch = Batch(pictures, jax.ShapeDtypeStruct((1,), jnp.int32))
 
-        def parts(params, rest, frozen, batch):
-            trained, teacher = (
-                nnx.merge(self.graph, params, rest),
-                nnx.merge(self.frozen_graph, frozen),
-            )
-            return self.transfer.loss(trained, teacher, batch).parts
+        def parts(state, frozen, pictures):
+            batch = self.batch(state, self._order(state), pictures)
+            return self.objective(state.params, state.rest, frozen, batch)[1][0].parts
 
-        names = jax.eval_shape(parts, state.params, state.rest, self.frozen, batch)
+        names = jax.eval_shape(parts, state, self.frozen, self.pictures)
         return dict.fromkeys(("loss", *names, "correct", "count"), jnp.zeros((), jnp.float32))
 
-    def _epoch(self, state: TrainState, frozen, images, labels):
+    def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
         order = self._order(state)
-        body = lambda carry, _: (self._step(*carry, order, frozen, images, labels), None)  # noqa: E731
+        body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)  # noqa: E731
         return jax.lax.scan(body, (state, self._zeros(state)), length=self.steps)[0]
 
     def run_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, dict]:
         """Train one epoch: of one seed, or of a stack of them where fused."""
         if self.fused:
-            state, sums = self.epoch(state, self.frozen, self.images, self.labels)
+            state, sums = self.epoch(state, self.frozen, self.pictures)
             progress.advance(self.steps * self.recipe.batch_size * len(state.step), sums)
             return state, sums
-        order, sums = self.order(state), self._zeros(state)
+        if not hasattr(self, "zeros"):
+            self.zeros = self._zeros(state)
+        order, sums = self.order(state), self.zeros
         for _ in range(self.steps):
-            state, sums = self.step(state, sums, order, self.frozen, self.images, self.labels)
+            state, sums = self.step(state, sums, order, self.frozen, self.pictures)
             progress.advance(self.recipe.batch_size, sums)
         return state, sums
 
 
 class Scorer:
-    """Accuracy and negative log-likelihood of a network over a split, the last batch included."""
+    """Accuracy and negative log-likelihood of a network over a split, the last batch included.
 
-    def __init__(self, graph, batch_size: int, fused: bool = False):
-        self.graph, self.batch_size, self.fused = graph, batch_size, fused
+    Args:
+        logits: a function of variables and uint8 pictures ``[b, h, w, c]``. With ``fused`` the
+            variables are ``(params, rest, frozen)``, the first two with a leading axis of seeds.
+    """
+
+    def __init__(self, logits: Callable, batch_size: int, fused: bool = False):
+        self.logits, self.batch_size, self.fused = logits, batch_size, fused
         self.batch = jax.jit(self._batch)
-        self.stack = jax.jit(jax.vmap(self._split, in_axes=(0, None, None, None)))
+        self.stack = jax.jit(jax.vmap(self._split, in_axes=((0, 0, None), None, None, None)))
 
     def _batch(self, variables, images, labels, index):
         """Sums over the pictures at ``index`` ``[b]``; negative positions are padding."""
-        logits = nnx.merge(self.graph, *variables)(images[index]).logits.astype(jnp.float32)
+        logits = self.logits(variables, images[index]).astype(jnp.float32)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[index])
         correct = logits.argmax(-1) == labels[index]
         return jnp.stack([jnp.where(index >= 0, value, 0).sum() for value in (correct, loss)])

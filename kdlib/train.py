@@ -4,7 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import jax
@@ -22,10 +22,15 @@ from kdlib.transfer import Supervised
 
 
 class Run(NamedTuple):
-    """What :func:`fit` returns: the record, and one trained network per seed."""
+    """What :func:`fit` returns.
+
+    ``history`` is the record; ``students`` the networks to use and ``modules`` everything that was
+    trained (``modules[0].student``, ``.distiller``, ``.peer_1``), one per seed.
+    """
 
     history: History
     students: list[nnx.Module]
+    modules: list[nnx.Module]
 
     @property
     def student(self) -> nnx.Module:
@@ -42,7 +47,8 @@ def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str
     model.eval()
     graph, state = nnx.split(model)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    accuracy, loss = Scorer(graph, batch_size)((nnx.to_pure_dict(state),), images, labels)
+    score = Scorer(lambda state, images: nnx.merge(graph, state)(images).logits, batch_size)
+    accuracy, loss = score(nnx.to_pure_dict(state), images, labels)
     return {"accuracy": float(accuracy), "loss": float(loss)}
 
 
@@ -53,7 +59,9 @@ def predict(model: nnx.Module, images, batch_size: int = 250) -> Outputs:
     state = nnx.to_pure_dict(state)
     show = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    weights = {name: jax.device_get(getattr(parts[0], name)) for name in ("head", "norms")}
+    parts = [part._replace(head=(), norms=()) for part in parts]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)._replace(**weights)
 
 
 def fit(
@@ -89,16 +97,20 @@ def fit(
             ``run_dir`` holds a run with another config (the difference is named).
     """
     transfer = transfer or Supervised()
+    recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     fused = jax.default_backend() != "cpu" if fused is None else fused
-    name = student if isinstance(student, str) else getattr(student, "__name__", "custom")
-    if isinstance(student, str):
-        dtype = jnp.bfloat16 if recipe.bfloat16 else jnp.float32
-        student = lambda seed: models.build(  # noqa: E731
-            name, data.num_classes, mean=data.mean, std=data.std, seed=seed,
-            zero_init=recipe.zero_init, dtype=dtype,
+    own = None if isinstance(student, str) else student
+    name = getattr(student, "__name__", "custom") if own else models.canonical(student)
+
+    def network(other: str | None, seed: int) -> nnx.Module:
+        if own and other is None:
+            return own(seed)
+        return models.build(
+            other or name, data.num_classes, mean=data.mean, std=data.std, seed=seed,
+            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
         )  # fmt: skip
-        name = models.canonical(name)
+
     _check(data, transfer, recipe, seeds)
     config = {
         "student": name, "transfer": transfer.name, "distiller": transfer.spec,
@@ -109,33 +121,35 @@ def fit(
         run_dir = pathlib.Path(run_dir).expanduser()
         claim(run_dir, config)
 
-    program = Program(student, data, transfer, recipe, fused)
-    record = History(config, _protocol(student, data, transfer, fused), seeds)
-    total = recipe.epochs * program.steps * recipe.batch_size * len(seeds)
+    program = Program(network, data, transfer, recipe, fused)
+    record = History(config, _protocol(program, data), seeds)
+    total = program.epochs * program.steps * recipe.batch_size * len(seeds)
     shown = Progress(label or f"{name} {transfer.spec}", total, progress)
-    students = []
+    students, modules = [], []
     try:
         for group in [seeds] if fused else [[seed] for seed in seeds]:
             state = _train_group(program, data, group, record, run_dir, shown, on_epoch)
             for place in range(len(group)):
                 one = jax.tree.map(lambda leaf: leaf[place], state) if fused else state  # noqa: B023
-                students.append(
-                    nnx.merge(program.score.graph, one.params["student"], one.rest["student"])
-                )
+                students.append(program.deployed(one))
+                modules.append(program.trained(one))
     finally:
         shown.close()
     if run_dir:
         record.save(run_dir / "history.json")
-    return Run(record, students)
+    return Run(record, students, modules)
 
 
 def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> TrainState:
     """Train the seeds of one program from where their checkpoint stands, epoch by epoch."""
     recipe, fused = program.recipe, program.fused
-    states = [program.init(seed) for seed in group]
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states) if fused else states[0]
+
+    def start(generation=0):
+        states = [program.init(seed + 100_000 * generation) for seed in group]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states) if fused else states[0]
+
+    state, first = start(), 0
     file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))}{checkpoint.SUFFIX}"
-    first = 0
     if file and file.exists():
         state, metadata = checkpoint.restore_tree(file, state)
         for curve, values in metadata["curves"].items():
@@ -144,19 +158,22 @@ def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> Trai
                 record.curves[curve][record.seeds.index(seed)] = value
         first = metadata["epoch"]
         shown.skip(first * program.steps * recipe.batch_size * len(group))
-    splits = {"validation": data.validation, "test": data.test}
     splits = {
         name: (jnp.asarray(split.images), jnp.asarray(split.labels))
-        for name, split in splits.items()
+        for name, split in {"validation": data.validation, "test": data.test}.items()
         if split is not None
     }
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, program.epochs):
+        if epoch and epoch % recipe.epochs == 0:
+            generation = epoch // recipe.epochs
+            state = program.transfer.next_generation(state, start(generation), generation)
         started = time.monotonic()
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
         seconds = (time.monotonic() - started) / len(group)
-        variables = state.params["student"], state.rest["student"]
-        scores = {name: np.atleast_2d(program.score(variables, *s)) for name, s in splits.items()}
+        scores, variables = {}, (state.params, state.rest, program.frozen)
+        if (epoch + 1) % recipe.test_every == 0 or epoch + 1 == program.epochs:
+            scores = {k: np.atleast_2d(program.score(variables, *s)) for k, s in splits.items()}
         for place, seed in enumerate(group):
             count = sums["count"][place]
             values = {
@@ -175,7 +192,7 @@ def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> Trai
             }
             checkpoint.save_tree(file, state, {"epoch": epoch + 1, "curves": curves})
             record.save(run_dir / "history.json")
-        shown.epoch(record, epoch + 1, recipe.epochs, group)
+        shown.epoch(record, epoch + 1, program.epochs, group)
         if on_epoch:
             on_epoch(record, epoch + 1, group)
     return state
@@ -200,12 +217,17 @@ def _check(data, transfer, recipe, seeds):
             )
 
 
-def _protocol(build, data, transfer, fused) -> dict:
-    student = models.cost(nnx.eval_shape(lambda: build(0)), data.image_shape)
+def _protocol(program: Program, data: Dataset) -> dict:
+    """How a run is measured: sizes of what is used and of what is trained, passes per step."""
+    student = models.cost(nnx.eval_shape(lambda: program.network(None, 0)), data.image_shape)
+    state = jax.eval_shape(lambda: program.init(0).params)
+    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.items()}
     return {
-        "reported": "last epoch", "views": 1, "device": history.device(), "fused": fused,
-        "versions": history.versions(), "parameters": student.parameters,
-        "multiply_adds": student.multiply_adds,
+        "reported": "last epoch", "views": program.transfer.passes[0], "device": history.device(),
+        "fused": program.fused, "versions": history.versions(), "parameters": student.parameters,
+        "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes.values()),
+        "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],
+        "epochs": program.epochs,
     }  # fmt: skip
 
 

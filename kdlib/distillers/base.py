@@ -1,6 +1,7 @@
 """What every distiller is: a knowledge loss, how it joins the cross-entropy, and shared pieces."""
 
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ class Distiller(nnx.Module):
             cross-entropy weighs ``pretrain_ce`` there, and other distillers of a sum are silent.
         afterwards: factor on ``weight`` once the pre-training is over.
         views: 2 for a loss that also compares a strongly augmented view (``batch.extra``).
+        mixup: above 0, both networks see strongly changed, mixed pictures (and no labels).
         contextual: whether :meth:`knowledge` takes the batch as its fourth argument.
         teacher_training: whether the frozen teacher normalises by the batch's statistics.
     """
@@ -42,6 +44,7 @@ class Distiller(nnx.Module):
     pretrain_ce: float = 0.0
     afterwards: float = 1.0
     views: int = 1
+    mixup: float = 0.0
     contextual: bool = False
     teacher_training: bool = False
 
@@ -119,8 +122,43 @@ class Distiller(nnx.Module):
 
 def spec(method, settings) -> str:
     """``Name(setting=value, …)`` of a method, from its attributes."""
-    values = [f"{name}={getattr(method, name)!r}" for name in settings]
+    values = [(name, getattr(method, name)) for name in settings]
+    values = [f"{name}={getattr(value, 'spec', None) or repr(value)}" for name, value in values]
     return f"{type(method).__name__}({', '.join(values)})"
+
+
+class Custom(Distiller):
+    """A function ``(student, teacher, labels) -> scalar`` as a distiller.
+
+    Attributes of the function with the names of :class:`Distiller`'s (``weight``, ``ce_weight``,
+    ``zero_at_match``, ``invariances``) are taken over.
+    """
+
+    def __init__(self, function: Callable, address: str | None = None):
+        self.function, self.address = function, address
+        for name in ("ce_weight", "weight", "zero_at_match", "invariances"):
+            setattr(self, name, getattr(function, name, getattr(Distiller, name)))
+
+    def knowledge(self, student, teacher, labels):
+        return self.function(student, teacher, labels)
+
+    @property
+    def spec(self) -> str:
+        place = f"{self.function.__module__}:{getattr(self.function, '__qualname__', 'own')}"
+        return self.address or place
+
+
+def own(given, address: str | None = None) -> Distiller:
+    """A distiller from one's own object: a distiller, its class, or a function of three arguments.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    given = given() if isinstance(given, type) else given
+    if not callable(given):
+        raise ValueError(f"{address or given!r} is no distiller: give a function of (student, "
+                         "teacher, labels), or a Distiller")  # fmt: skip
+    return given if isinstance(given, Distiller) else Custom(given, address)
 
 
 class Sum(Distiller):
@@ -138,6 +176,7 @@ class Sum(Distiller):
         self.zero_at_match = all(part.zero_at_match for part in flat)
         self.pretrain = max(part.pretrain for part in flat)
         self.views = max(part.views for part in flat)
+        self.mixup = max(part.mixup for part in flat)
         self.teacher_training = any(part.teacher_training for part in flat)
         for part in flat:
             self.ce_weight = self.ce_weight * part.ce_weight

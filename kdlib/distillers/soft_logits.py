@@ -33,14 +33,15 @@ def soft_logit_loss(
 
 
 class SoftLogits(Distiller):
-    """Knowledge distillation by soft logits, ``(1 − alpha) · CE + alpha · T² · KL``.
+    """Knowledge distillation by soft logits, ``gamma · CE + alpha · T² · KL``.
 
     Args:
         temperature: T, above 0.
-        alpha: share of the knowledge loss, 0 to 1.
+        alpha: weight of the knowledge loss.
+        gamma: weight of the cross-entropy; None is ``1 − alpha``, so that alpha is a share.
 
     Raises:
-        ValueError: a temperature or share out of range.
+        ValueError: a temperature or weight out of range.
 
     Reference:
         Hinton et al. 2015, arXiv:1503.02531; weights as in HobbitLong/RepDistiller (T 4, α 0.9).
@@ -48,13 +49,13 @@ class SoftLogits(Distiller):
 
     invariances = ("constant per row of logits",)
 
-    def __init__(self, temperature: float = 4.0, alpha: float = 0.9):
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.9, gamma: float | None = None):
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: give a number above 0, usually 1 to 10")
-        if not 0 <= alpha <= 1:
+        if not 0 <= alpha <= (1 if gamma is None else float("inf")):
             raise ValueError(f"alpha={alpha}: give the share of the knowledge loss, 0 to 1")
-        self.temperature, self.alpha = float(temperature), float(alpha)
-        self.ce_weight, self.weight = 1 - self.alpha, self.alpha
+        self.temperature, self.alpha, self.gamma = float(temperature), float(alpha), gamma
+        self.ce_weight, self.weight = 1 - self.alpha if gamma is None else gamma, self.alpha
 
     def knowledge(self, student, teacher, labels):
         return soft_logit_loss(

@@ -1,21 +1,87 @@
-"""Who teaches."""
+"""Who teaches: one short file per transfer, and the tables of their names."""
 
-from kdlib.names import unknown
+import re
+
+from kdlib import distillers
+from kdlib.distillers import DISTILLERS
+from kdlib.names import read, unknown
+from kdlib.transfer.born_again import BornAgain, Ensemble
+from kdlib.transfer.byot import BYOT
+from kdlib.transfer.cs_kd import CSKD
+from kdlib.transfer.ddgsd import DDGSD
+from kdlib.transfer.dml import DML
+from kdlib.transfer.ema import EMATeacher
+from kdlib.transfer.kdcl import KDCL, collaborative_target
 from kdlib.transfer.offline import Offline
-from kdlib.transfer.supervised import Batch, Loss, Supervised, cross_entropy
+from kdlib.transfer.one import ONE
+from kdlib.transfer.online import Online
+from kdlib.transfer.ps_kd import PSKD
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.tf_kd import TfKD, virtual_teacher
 
-__all__ = ["TRANSFERS", "Batch", "Loss", "Offline", "Supervised", "cross_entropy", "make"]
+__all__ = [
+    "BYOT", "CSKD", "DDGSD", "DML", "FAMILIES", "KDCL", "NICKNAMES", "ONE", "PSKD", "TRANSFERS",
+    "BornAgain", "EMATeacher", "Ensemble", "Loss", "Offline", "Online", "Setup", "Supervised",
+    "TfKD", "collaborative_target", "cross_entropy", "make", "virtual_teacher",
+]  # fmt: skip
 
-# By the names of the command line. ``Supervised`` needs no name: it is what train.py does.
-TRANSFERS = {"Offline": Offline}
+# Methods that say for themselves who teaches whom. Distillers are taught by any of FAMILIES.
+TRANSFERS: dict[str, type[Supervised]] = {
+    "Supervised": Supervised,
+    "DML": DML, "ONE": ONE, "KDCL": KDCL,
+    "BornAgain": BornAgain, "BYOT": BYOT, "CSKD": CSKD, "PSKD": PSKD, "TfKD": TfKD, "DDGSD": DDGSD,
+    "EMATeacher": EMATeacher,
+}  # fmt: skip
+# What --transfer takes, and what each does with an ordinary distiller.
+FAMILIES = ("Supervised", "Offline", "Online", "SelfDistillation")
+NICKNAMES = {
+    "plain": "Supervised",
+    "LabelSmoothing": "Supervised(smoothing=0.1)",
+    "Mixup": "Supervised(mixup=1.0)",
+    "CutMix": "Supervised(cutmix=1.0)",
+    "EMA": "Supervised(average=0.99)",
+    "Longer": "Supervised(longer=2.0)",
+    "TfKDSelf": "BornAgain(distiller=TfKDSelf())",
+}
 
 
-def make(name: str, teacher, distiller) -> Supervised:
-    """A transfer by name.
+def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: str | None = None):
+    """A transfer from text: a distiller (``"AT + SoftLogits"``) or a method of another family.
+
+    Args:
+        spec: ``"AT(beta=500)"``, ``"DML(order='sequential')"``, ``"LabelSmoothing"``, ….
+        teacher: the trained network that an offline distiller needs.
+        family: ``"Offline"``, ``"Online"``, ``"SelfDistillation"`` or ``"Supervised"``; None takes
+            the method's own, offline for a distiller. Distillers work in the first three: taught
+            by a frozen teacher, by one trained at the same time (``teacher_arch``), or by the
+            average of the student's own past.
 
     Raises:
-        ValueError: no such transfer.
+        ValueError: no such method or family, or the two don't go together.
     """
-    if name not in TRANSFERS:
-        raise ValueError(unknown("transfer", name, TRANSFERS))
-    return TRANSFERS[name](teacher, distiller)
+    if family is not None and family not in FAMILIES:
+        family = family if family in TRANSFERS else _refuse(unknown("transfer", family, FAMILIES))
+    if family in TRANSFERS and family not in FAMILIES:  # --transfer DML: the method by its own name
+        spec, family = family if spec == "SoftLogits" else spec, TRANSFERS[family].family
+    spec = NICKNAMES.get(spec.strip(), spec)
+    head = re.match(r"\s*(\w*)", spec)[1]
+    if head in TRANSFERS:
+        made = read(spec, "method", TRANSFERS | DISTILLERS, distillers.own)
+        if family not in (None, made.family):
+            _refuse(f"'{head}' is a method of the transfer {made.family}, not of {family}: "
+                    f"give --transfer {made.family}")  # fmt: skip
+        return made
+    if head not in DISTILLERS and ":" not in spec:
+        _refuse(unknown("method", head or spec, [*DISTILLERS, *TRANSFERS, *NICKNAMES]))
+    distiller = distillers.make(spec)
+    if family in (None, "Offline"):
+        return Offline(teacher, distiller)
+    if family == "Online":
+        return Online(distiller, teacher_arch)
+    if family == "SelfDistillation":
+        return EMATeacher(distiller=distiller)
+    return _refuse(f"'{spec}' needs a teacher: give --transfer Offline, Online or SelfDistillation")
+
+
+def _refuse(message: str):
+    raise ValueError(message)

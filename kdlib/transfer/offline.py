@@ -1,9 +1,27 @@
 """Offline transfer: a pretrained teacher that no longer changes."""
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from kdlib.data import Batch, mix, strong
 from kdlib.distillers import Distiller
-from kdlib.transfer.supervised import Batch, Loss, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+
+
+def prepared(distiller: Distiller, setup: Setup, student, teacher) -> Distiller:
+    """A copy of a distiller with variables for these two networks."""
+    distiller = nnx.clone(distiller)
+    distiller.prepare(setup.shows(student), setup.shows(teacher), setup.rngs, setup.labels)
+    return distiller
+
+
+def taught(distiller: Distiller, student, teacher, batch: Batch) -> tuple[jax.Array, ...]:
+    """Weighted cross-entropy and knowledge of a student, then both unweighted."""
+    ce = cross_entropy(distiller.logits(student, teacher), batch.labels)
+    knowledge = distiller(student, teacher, batch.labels, batch)
+    ce_weight, weight = distiller.weights(batch.progress)
+    return ce_weight * ce, weight * knowledge, ce, knowledge
 
 
 class Offline(Supervised):
@@ -16,25 +34,44 @@ class Offline(Supervised):
         distiller: what is taught.
     """
 
-    name = "Offline"
+    family = "Offline"
 
     def __init__(self, teacher: nnx.Module, distiller: Distiller):
         self.teacher, self.distiller = teacher, distiller
+        self.frozen_training = distiller.teacher_training
+        self.passes = (distiller.views, distiller.views)
 
     @property
     def spec(self) -> str:
         return self.distiller.spec
 
-    def trained(self) -> dict[str, nnx.Module]:
-        return {"distiller": self.distiller}
+    def trained(self, setup: Setup) -> dict[str, nnx.Module]:
+        return {"distiller": prepared(self.distiller, setup, setup.student, self.teacher)}
 
     def frozen(self) -> dict[str, nnx.Module]:
         return {"teacher": self.teacher}
 
-    def loss(self, trained: nnx.Module, frozen: nnx.Module, batch: Batch) -> Loss:
-        student = trained.student(batch.images)
-        teacher = frozen.teacher(batch.images)
-        ce = cross_entropy(student.logits, batch.labels)
-        knowledge = trained.distiller(student, teacher, batch.labels)
-        total = trained.distiller.total(ce, knowledge)
-        return Loss(total, {"cross_entropy": ce, "knowledge": knowledge}, student)
+    def batch(self, view, pictures, index, key, progress, classes) -> Batch:
+        images = view(key, index)
+        extra = None
+        if self.distiller.mixup:
+            images = strong(jax.random.fold_in(key, 21), images)
+            nothing = jnp.zeros((len(index), 1))  # labels are not looked at
+            alpha = self.distiller.mixup
+            images, _ = mix(jax.random.fold_in(key, 22), images, nothing, alpha=alpha, cut=False)
+        if self.distiller.views == 2:
+            extra = strong(jax.random.fold_in(key, 23), view(jax.random.fold_in(key, 24), index))
+        return Batch(images, pictures.labels[index], index, progress, key, extra=extra)
+
+    def loss(self, trained, frozen, batch) -> Loss:
+        student, teacher = trained.student(batch.images), frozen.teacher(batch.images)
+        if batch.extra is not None:
+            extra = trained.student(batch.extra), frozen.teacher(batch.extra)
+            batch = batch._replace(extra=extra)
+        distiller = trained.distiller
+        task, lesson, ce, knowledge = taught(distiller, student, teacher, batch)
+        parts = {"cross_entropy": ce, "knowledge": knowledge}
+        return Loss(task, lesson, parts, distiller.logits(student, teacher))
+
+    def network(self, trained, frozen) -> nnx.Module:
+        return trained.distiller.deploy(trained.student, frozen.teacher)

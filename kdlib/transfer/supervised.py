@@ -1,50 +1,150 @@
 """Nobody teaches: the student learns from the labels alone. The form every transfer follows."""
 
+import inspect
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from kdlib.data import Batch, Pictures, mix
 from kdlib.models import Outputs
 
 
-class Batch(NamedTuple):
-    """What one training step sees: augmented pictures ``[n, h, w, c]``, int32 labels ``[n]``."""
-
-    images: jax.Array
-    labels: jax.Array
-
-
 class Loss(NamedTuple):
-    """What a transfer returns: the scalar to minimise, its parts, and the student's outputs."""
+    """What a transfer returns.
 
-    total: jax.Array
+    ``task`` and ``knowledge`` are weighted scalars whose sum is minimised; ``parts`` are scalars to
+    record; ``logits`` ``[n, k]`` are what the trained network predicts.
+    """
+
+    task: jax.Array
+    knowledge: jax.Array
     parts: dict[str, jax.Array]
-    student: Outputs
+    logits: jax.Array
+
+    @property
+    def total(self) -> jax.Array:
+        return self.task + self.knowledge
+
+
+class Setup(NamedTuple):
+    """What a transfer builds its modules from, for one seed.
+
+    ``student`` is the network to train, ``network(name, seed)`` makes another (None: one like the
+    student), ``labels`` are the training set's, ``image_shape`` is ``(h, w, c)``.
+    """
+
+    seed: int
+    student: nnx.Module
+    network: Callable[[str | None, int], nnx.Module]
+    labels: jax.Array
+    classes: int
+    image_shape: tuple[int, int, int]
+
+    @property
+    def rngs(self) -> nnx.Rngs:
+        """Random streams for whatever is not a network; not those of the student's weights."""
+        return nnx.Rngs(1_000_003 + self.seed)
+
+    def peer(self, number: int, name: str | None = None) -> nnx.Module:
+        """Another network to train, with initial weights of its own."""
+        return self.network(name, self.seed + 1000 * number)
+
+    def shows(self, network: nnx.Module) -> Outputs:
+        """Shapes of what a network shows for two pictures."""
+        graph, state = nnx.split(network)
+        pictures = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.uint8)
+        return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, pictures)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats. Args: ``logits [n, k]``, ``labels`` int32 ``[n]``."""
-    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    """Mean cross-entropy in nats of ``logits [n, k]`` with int32 ``[n]`` or probabilities [n, k]."""
+    if labels.ndim == 1:
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return optax.losses.softmax_cross_entropy(logits, labels).mean()
+
+
+def moving_average(average: dict, new: dict, decay: float, step: jax.Array) -> dict:
+    """``decay · average + (1 − decay) · new``, with a shorter memory in the first steps."""
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, new)
 
 
 class Supervised:
-    """Plain training with cross-entropy: the teacher's own training, and the student's baseline.
+    """Plain training with cross-entropy: a teacher's own training, and every student's baseline.
 
     A transfer says which modules train beside the student (:meth:`trained`) and which stay as they
-    are (:meth:`frozen`), and computes the loss from all of them. Only the trained ones get
-    gradients; they and their batch statistics are part of the training state.
+    are (:meth:`frozen`), what a batch is, and the loss of all that. The baselines that comparisons
+    tend to leave out are settings of this one.
+
+    Args:
+        smoothing: share of every label given to all classes alike (label smoothing).
+        mixup, cutmix: parameter of the Beta distribution pictures are mixed by; 0 is off.
+        average: decay of an exponential moving average of the weights, used in place of the last.
+        longer: factor on the epochs: plain training with the compute of a costlier method.
+
+    Reference:
+        Szegedy et al., CVPR 2016, arXiv:1512.00567 (label smoothing); for mixup and CutMix see
+        :func:`kdlib.data.mix`.
     """
 
-    name = "Supervised"
-    spec = "cross-entropy"
+    family = "Supervised"
+    generations = 1  # how often the epochs of the recipe are run through
+    turns: tuple[tuple[str, ...], ...] = ()  # modules updated one group after the other
+    passes = (1, 0)  # forward passes of networks that train, and of frozen ones, per picture
+    smoothing = mixup = cutmix = average = 0.0  # off, also in the transfers that follow this form
+    longer = 1.0
+    frozen_training = False  # whether frozen modules normalise by the batch's statistics
 
-    def trained(self) -> dict[str, nnx.Module]:
-        return {}
+    def __init__(self, smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0,
+                 average: float = 0.0, longer: float = 1.0):  # fmt: skip
+        self.smoothing, self.mixup, self.cutmix = smoothing, mixup, cutmix
+        self.average, self.longer = average, longer
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @classmethod
+    def settings(cls) -> dict[str, inspect.Parameter]:
+        """What can be given as text: the constructor's arguments but networks."""
+        parameters = dict(inspect.signature(cls.__init__).parameters)
+        return {n: p for n, p in parameters.items() if n not in ("self", "teacher")}
+
+    @property
+    def spec(self) -> str:
+        """The text that makes this transfer again; only what differs from the defaults."""
+        changed = [
+            f"{name}={getattr(value, 'spec', None) or repr(value)}"
+            for name, parameter in self.settings().items()
+            if (value := getattr(self, name)) != parameter.default
+        ]
+        if type(self) is Supervised and not changed:
+            return "cross-entropy"
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+    def trained(self, setup: Setup) -> dict[str, nnx.Module]:
+        """Modules that train beside the student, fresh for a seed."""
+        return {"average": nnx.clone(setup.student)} if self.average else {}
 
     def frozen(self) -> dict[str, nnx.Module]:
+        """Modules that never change."""
         return {}
+
+    def batch(self, view: Callable, pictures: Pictures, index, key, progress, classes) -> Batch:
+        """The batch at ``index``; ``view(key, index)`` makes a randomly shifted, mirrored view."""
+        images, labels = view(key, index), pictures.labels[index]
+        targets = None
+        if self.smoothing or self.mixup or self.cutmix:
+            targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), self.smoothing)
+        for alpha, cut, fold in ((self.mixup, False, 11), (self.cutmix, True, 12)):
+            if alpha:
+                mix_key = jax.random.fold_in(key, fold)
+                images, targets = mix(mix_key, images, targets, alpha=alpha, cut=cut)
+        return Batch(images, labels, index, progress, key, targets)
 
     def loss(self, trained: nnx.Module, frozen: nnx.Module, batch: Batch) -> Loss:
         """The loss of one batch.
@@ -53,6 +153,23 @@ class Supervised:
             trained: holds ``student`` and what :meth:`trained` named, in training mode.
             frozen: holds what :meth:`frozen` named, in evaluation mode.
         """
-        student = trained.student(batch.images)
-        ce = cross_entropy(student.logits, batch.labels)
-        return Loss(ce, {"cross_entropy": ce}, student)
+        logits = trained.student(batch.images).logits
+        ce = cross_entropy(logits, batch.labels if batch.targets is None else batch.targets)
+        return Loss(ce, jnp.zeros(()), {"cross_entropy": ce}, logits)
+
+    def after_step(self, params: dict, rest: dict, step: jax.Array) -> tuple[dict, dict]:
+        """Changes to the state that are no gradient steps; both are dicts by module."""
+        if "average" not in params:
+            return params, rest
+        follow = lambda tree: tree | {  # noqa: E731
+            "average": moving_average(tree["average"], tree["student"], self.average, step)
+        }
+        return follow(params), follow(rest)
+
+    def next_generation(self, state, fresh, generation: int):
+        """The state that starts a generation (from 1), given the last one's and a new one."""
+        raise NotImplementedError
+
+    def network(self, trained: nnx.Module, frozen: nnx.Module) -> nnx.Module:
+        """The network to test and to use: the student, unless the method says otherwise."""
+        return getattr(trained, "average", trained.student)

@@ -1,0 +1,87 @@
+"""Born-again networks: every generation learns from the one before it."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from kdlib.distillers import Distiller, SoftLogits
+from kdlib.models import Outputs
+from kdlib.transfer.offline import prepared, taught
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+
+
+class Ensemble(nnx.Module):
+    """Networks whose class probabilities are averaged; shows the first one's features."""
+
+    def __init__(self, members):
+        self.members = nnx.data(list(members))
+
+    def __call__(self, images: jax.Array) -> Outputs:
+        shown = [member(images) for member in self.members]
+        each = jnp.stack([jax.nn.log_softmax(s.logits) for s in shown])  # (members, n, k)
+        logits = jax.nn.logsumexp(each, axis=0) - jnp.log(len(shown))
+        return shown[0]._replace(logits=logits, head=())
+
+
+class BornAgain(Supervised):
+    """A network is trained, then a fresh one of the same kind with it as teacher, and so on.
+
+    The first generation learns from labels alone; the recipe's epochs are run through once per
+    generation, with a new learning-rate schedule each. The state holds all generations.
+
+    Args:
+        generations: how many networks, the plain first one included; at least 2.
+        distiller: what is taught; None is ``½ CE + ½ KL`` at temperature 1.
+        ensemble: test and use the averaged probabilities of all generations, not the last.
+
+    Raises:
+        ValueError: fewer than two generations.
+
+    Reference:
+        Furlanello et al., "Born-Again Neural Networks", ICML 2018, arXiv:1805.04770 (temperature
+        and number of generations from memory: unverified).
+    """
+
+    family = "SelfDistillation"
+    passes = (1, 1)
+
+    def __init__(self, generations: int = 2, distiller: Distiller | None = None,
+                 ensemble: bool = False):  # fmt: skip
+        if generations < 2:
+            raise ValueError(f"generations={generations}: give at least 2, the first is plain")
+        self.generations, self.distiller, self.ensemble = int(generations), distiller, ensemble
+
+    def trained(self, setup: Setup):
+        distiller = self.distiller or SoftLogits(temperature=1.0, alpha=0.5)
+        past = {f"past_{g}": nnx.clone(setup.student) for g in range(1, self.generations)}
+        lesson = prepared(distiller, setup, setup.student, setup.student)
+        return {"distiller": lesson} | past
+
+    def loss(self, trained, frozen, batch):
+        # past_1 is always the latest: the teacher. Progress counts all generations.
+        done = batch.progress * self.generations
+        generation = jnp.floor(done - 1e-4)
+        batch = batch._replace(progress=done - generation)
+        trained.past_1.eval()
+        student = trained.student(batch.images)
+        teacher = trained.past_1(batch.images)
+        task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
+        first = generation < 1
+        plain = cross_entropy(student.logits, batch.labels)
+        parts = {"cross_entropy": ce, "knowledge": jnp.where(first, 0.0, knowledge)}
+        lesson = jnp.where(first, 0.0, lesson)
+        return Loss(jnp.where(first, plain, task), lesson, parts, student.logits)
+
+    def next_generation(self, state, fresh, generation):
+        def inherit(old, new):
+            past = {f"past_{g}": old[f"past_{g - 1}"] for g in range(2, self.generations)}
+            return new | past | {"past_1": old["student"]}
+
+        params, rest = inherit(state.params, fresh.params), inherit(state.rest, fresh.rest)
+        return fresh._replace(params=params, rest=rest, key=state.key, step=state.step)
+
+    def network(self, trained, frozen):
+        if not self.ensemble:
+            return trained.student
+        past = [getattr(trained, f"past_{g}") for g in range(1, self.generations)]
+        return Ensemble([trained.student, *past])

@@ -1,0 +1,68 @@
+"""Deep mutual learning: students of equal standing teach each other."""
+
+from kdlib.distillers import Distiller, SoftLogits
+from kdlib.transfer.offline import prepared, taught
+from kdlib.transfer.supervised import Loss, Setup, Supervised
+
+
+class DML(Supervised):
+    """Peers learn from labels and from each other: ``CE_i + mean over j≠i of KL(p_j ‖ p_i)``.
+
+    Args:
+        peers: names of the other networks, of any architecture; None is one like the student.
+        order: ``"simultaneous"``: all update from the same predictions; ``"sequential"``: one
+            after the other, each seeing the others' updated predictions, as in the paper's
+            algorithm. It costs a forward and backward pass of all peers per network.
+        distiller: what they teach each other; None is the paper's KL at temperature 1.
+
+    Raises:
+        ValueError: another order, or no peers.
+
+    Reference:
+        Zhang et al., "Deep Mutual Learning", CVPR 2018, arXiv:1706.00384;
+        YingZhangDUT/Deep-Mutual-Learning:train_models.py (which sums over the peers).
+    """
+
+    family = "Online"
+
+    def __init__(self, peers: tuple[str | None, ...] = (None,), order: str = "simultaneous",
+                 distiller: Distiller | None = None):  # fmt: skip
+        if order not in ("simultaneous", "sequential"):
+            raise ValueError(f"order={order!r}: give 'simultaneous' or 'sequential'")
+        if not peers:
+            raise ValueError("peers=(): give at least one, None for a network like the student")
+        self.passes = len(peers) + 1, 0
+        self.peers, self.order, self.distiller = tuple(peers), order, distiller
+        names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]
+        self.pairs = [(i, j) for i in names for j in names if i != j]
+        self.names = names
+        if order == "sequential":
+            self.turns = tuple(
+                (i, *(f"distiller_{a}_{b}" for a, b in self.pairs if a == i)) for i in names
+            )
+
+    def trained(self, setup: Setup):
+        nets = {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
+        everyone = {"student": setup.student, **nets}
+        distiller = self.distiller or SoftLogits(temperature=1.0, alpha=1.0, gamma=1.0)
+        lessons = {
+            f"distiller_{i}_{j}": prepared(distiller, setup, everyone[i], everyone[j])
+            for i, j in self.pairs
+        }
+        return nets | lessons
+
+    def loss(self, trained, frozen, batch):
+        shows = {name: getattr(trained, name)(batch.images) for name in self.names}
+        task = lesson = 0.0
+        parts = {}
+        for name in self.names:
+            others = [
+                taught(getattr(trained, f"distiller_{i}_{j}"), shows[i], shows[j], batch)
+                for i, j in self.pairs
+                if i == name
+            ]
+            means = [sum(values) / len(others) for values in zip(*others, strict=True)]
+            task, lesson = task + means[0], lesson + means[1]
+            prefix = "" if name == "student" else f"{name}_"
+            parts |= {f"{prefix}cross_entropy": means[2], f"{prefix}knowledge": means[3]}
+        return Loss(task, lesson, parts, shows["student"].logits)

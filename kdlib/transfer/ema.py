@@ -1,0 +1,50 @@
+"""The student's own past as its teacher: an exponential moving average of its weights."""
+
+from flax import nnx
+
+from kdlib.distillers import Distiller, SoftLogits
+from kdlib.transfer.offline import prepared, taught
+from kdlib.transfer.supervised import Loss, Setup, Supervised
+
+
+class EMATeacher(Supervised):
+    """The average of the student's weights so far, in evaluation mode, teaches the student.
+
+    Args:
+        decay: of the average; early on it is at most ``(1 + step) / (10 + step)``.
+        distiller: what is taught; None is ``SoftLogits(temperature=4, alpha=0.5)``.
+        deploy: ``"student"`` or ``"average"``, which of the two is tested and used.
+
+    Raises:
+        ValueError: a decay outside 0..1, or another ``deploy``.
+
+    Reference:
+        Tarvainen, Valpola, "Mean teachers are better role models", NeurIPS 2017, arXiv:1703.01780
+        (there for unlabelled pictures too; unverified in its details).
+    """
+
+    family = "SelfDistillation"
+    passes = (1, 1)
+
+    def __init__(self, decay: float = 0.99, distiller: Distiller | None = None,
+                 deploy: str = "student"):  # fmt: skip
+        if not 0 < decay < 1 or deploy not in ("student", "average"):
+            raise ValueError(f"EMATeacher({decay=}, {deploy=}): give a decay between 0 and 1, and "
+                             "deploy 'student' or 'average'")  # fmt: skip
+        self.decay, self.distiller, self.deploy = decay, distiller, deploy
+        self.average = decay  # Supervised.after_step moves the average
+
+    def trained(self, setup: Setup):
+        teacher = nnx.clone(setup.student)
+        distiller = self.distiller or SoftLogits(temperature=4.0, alpha=0.5)
+        lesson = prepared(distiller, setup, setup.student, teacher)
+        return {"average": teacher, "distiller": lesson}
+
+    def loss(self, trained, frozen, batch):
+        trained.average.eval()
+        student, teacher = trained.student(batch.images), trained.average(batch.images)
+        task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
+        return Loss(task, lesson, {"cross_entropy": ce, "knowledge": knowledge}, student.logits)
+
+    def network(self, trained, frozen):
+        return getattr(trained, self.deploy)
