@@ -1,5 +1,7 @@
 """Networks: names, shapes, costs against the literature, and what a forward pass changes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,10 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     [
         ("ResNet56", "ResNet56"), ("ResNet-56", "ResNet56"), ("resnet56", "ResNet56"),
         ("resnet-8x4", "ResNet8x4"), ("ResNet8x0.5", "ResNet8x0.5"), ("resnet20x1", "ResNet20"),
+        ("WRN16-2", "WRN16-2"), ("WRN-40-2", "WRN40-2"), ("wrn_28_10", "WRN28-10"),
+        ("WideResNet16-2", "WRN16-2"), ("vgg-13", "VGG13"), ("mobilenetv2", "MobileNetV2"),
+        ("MobileNetV2x0.5", "MobileNetV2"), ("MobileNetV2x1", "MobileNetV2x1"),
+        ("ShuffleNetV2_x0.5", "ShuffleNetV2x0.5"),
     ],
 )  # fmt: skip
 def test_spellings_of_a_name(text, name):
@@ -31,8 +37,12 @@ def test_spellings_of_a_name(text, name):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("resnet57", "'ResNet56'"), ("vgg", "known are"), ("resnet18x2", "take a width")],
-)
+    [
+        ("resnet57", "'ResNet56'"), ("vgg", "'VGG8'"), ("vit", "known are"),
+        ("resnet18x2", "take a width"), ("vgg8x2", "take a width"), ("wrn17-2", "'WRN16-2'"),
+        ("resnet8x0", "'ResNet8'"), ("mobilenet", "'MobileNetV2'"),
+    ],
+)  # fmt: skip
 def test_unknown_networks_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         models.build(text, 10)
@@ -67,6 +77,202 @@ def test_imagenet_networks_have_their_published_size(name, parameters, giga_mult
     found = models.cost(name, (224, 224, 3), classes=1000)
     assert found.parameters == parameters
     assert found.multiply_adds / 1e9 == pytest.approx(giga_multiply_adds, abs=0.01)
+
+
+def layers(*shapes):
+    """Parameters of convolutions (side, channels in per group, channels out) with batch norm."""
+    return sum(side**2 * c_in * c_out + 2 * c_out for side, c_in, c_out in shapes)
+
+
+def wrn(depth, k, classes):
+    total, c = 9 * 3 * 16, 16
+    for width in (16 * k, 32 * k, 64 * k):
+        for _ in range((depth - 4) // 6):
+            total += 2 * c + 9 * c * width + 2 * width + 9 * width**2
+            total += c * width if c != width else 0
+            c = width
+    return total + 2 * c + (c + 1) * classes
+
+
+def vgg(convs, classes):
+    total, c = 0, 3
+    for width in (64, 128, 256, 512, 512):
+        total += layers((3, c, width), *[(3, width, width)] * (convs - 1))
+        c = width
+    return total + 513 * classes
+
+
+def mobilenet(w, classes):
+    c = int(32 * w)
+    total = layers((3, 3, c))
+    table = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+    for t, width, n in table:  # expansion, channels, blocks: the paper's table 2
+        for _ in range(n):
+            total += layers((1, c, t * c)) if t > 1 else 0
+            total += layers((3, 1, t * c), (1, t * c, int(width * w)))
+            c = int(width * w)
+    return total + layers((1, c, 1280)) + 1281 * classes
+
+
+def shufflenet(first, classes):
+    total, c = layers((3, 3, 24)), 24
+    for i, n in enumerate((4, 8, 4)):
+        half = first * 2**i // 2
+        total += layers((3, 1, c), (1, c, half), (1, c, half), (3, 1, half), (1, half, half))
+        total += (n - 1) * layers((1, half, half), (3, 1, half), (1, half, half))
+        c = 2 * half
+    return total + layers((1, c, 1024)) + 1025 * classes
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "millions"),
+    # The distillation literature at 100 classes; WRN-40-1 and WRN-28-10: the paper, at 10 (both
+    # rounded to a tenth there). VGG has biases there, 0.03 % more.
+    [
+        ("WRN16-2", wrn(16, 2, 100), 0.70), ("WRN40-2", wrn(40, 2, 100), 2.26),
+        ("WRN40-1", wrn(40, 1, 100), 0.57), ("WRN28-10", wrn(28, 10, 100), 36.5),
+        ("VGG8", vgg(1, 100), 3.96), ("VGG13", vgg(2, 100), 9.46),
+        ("MobileNetV2", mobilenet(0.5, 100), 0.81), ("MobileNetV2x1", mobilenet(1, 100), 2.35),
+        ("ShuffleNetV2", shufflenet(116, 100), 1.36),
+        ("ShuffleNetV2x0.5", shufflenet(48, 100), 0.44),
+    ],
+)  # fmt: skip
+def test_parameters_are_those_counted_by_hand(name, parameters, millions):
+    assert models.cost(name, (8, 8, 3), classes=100).parameters == parameters
+    assert parameters / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def shapes(model, side, train):
+    """Shapes of all outputs, without running anything."""
+    model.train() if train else model.eval()
+    graph, state = nnx.split(model)
+    images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.uint8)
+    return jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x), state, images)
+
+
+COUNTED = {"ResNet32", "ResNet56", "ResNet110", "WRN40-2"}  # built by the tests of costs above
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if n not in COUNTED] + ["WRN10-0.3"])
+def test_every_network_builds_and_shows_the_promised_shapes(name):
+    model = nnx.eval_shape(lambda: models.build(name, 7))
+    for side, train in ((8, True), (32, False)):
+        out = shapes(model, side, train)
+        assert out.logits.shape == (2, 7)
+        assert out.embedding.shape == (2, out.features[-1].shape[-1])
+        assert [p.shape for p in out.preacts] == [f.shape for f in out.features[1:]]
+        assert [leaf.shape for leaf in out.head] == [(out.embedding.shape[1], 7), (7,)]
+        assert [scale.shape for scale, _ in out.norms] == (
+            [p.shape[-1:] for p in out.preacts] if model.has_norms else []
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "channels"),
+    [
+        ("WRN16-2", (32, 32, 16, 8), (16, 32, 64, 128)),
+        ("VGG8", (32, 16, 8, 4, 4), (64, 128, 256, 512, 512)),
+        ("MobileNetV2", (16, 16, 8, 4, 2), (16, 72, 96, 288, 1280)),
+        ("ShuffleNetV2", (32, 16, 8, 4), (24, 116, 232, 1024)),
+    ],
+)
+def test_maps_at_cifar_size(name, sides, channels):
+    out = shapes(nnx.eval_shape(lambda: models.build(name, 100)), 32, False)
+    assert tuple(f.shape[1] for f in out.features) == sides
+    assert tuple(f.shape[3] for f in out.features) == channels
+
+
+SMALL = ("ResNet8x0.5", "WRN10-1", "WRN10-0.5", "VGG8", "MobileNetV2x0.1", "ShuffleNetV2x0.1")
+
+
+def shaken(name):
+    """A network in evaluation mode, all of whose variables are random (and quickly made)."""
+    graph, state = nnx.split(nnx.eval_shape(lambda: models.build(name, 5)))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind in ("scale", "var", "std"):
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape) * (50 if kind == "std" else 1))
+        spread = math.prod(leaf.shape[:-1]) ** -0.5 if kind == "kernel" else 0.5
+        return jnp.asarray(rng.normal(0, spread, leaf.shape), jnp.float32)
+
+    values = jax.tree_util.tree_map_with_path(draw, nnx.to_pure_dict(state))
+    model = nnx.merge(graph, values)
+    model.eval()
+    return model
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_outputs_agree_with_one_another(name):
+    """Features are rectified preacts, the head gives the logits, and finish goes on anywhere."""
+    model = shaken(name)
+
+    @nnx.jit
+    def everything(model, x):
+        out = model(x)
+        return out, {i: model.finish(out.features[i], i) for i in (1, len(model.stages))}
+
+    out, finished = everything(model, PICTURES[:, :16, :16])
+    for preact, feature in zip(out.preacts, out.features[1:], strict=True):
+        assert (np.asarray(preact) < 0).any()
+        np.testing.assert_array_equal(np.maximum(preact, 0), feature)
+    np.testing.assert_allclose(out.embedding, out.features[-1].mean((1, 2)), rtol=1e-4, atol=1e-6)
+    kernel, bias = out.head
+    np.testing.assert_allclose(out.embedding @ kernel + bias, out.logits, rtol=1e-3, atol=1e-4)
+    for i, later in finished.items():
+        np.testing.assert_allclose(later.logits, out.logits, rtol=1e-4, atol=1e-5)
+        assert len(later.features) == len(out.features) - i == len(later.preacts) + 1
+        assert len(later.norms) == len(out.norms[i:])
+
+
+def test_norms_are_of_the_batch_norm_that_ends_a_stage():
+    """Shifting its bias shifts the preact by as much, so that margins can be computed from it."""
+    for name in ("ResNet8x0.25", "WRN10-0.5", "MobileNetV2x0.1"):
+        model = shaken(name)
+        show = nnx.jit(lambda model, x: model(x))
+        before = show(model, PICTURES[:, :8, :8])
+        last = model.stages[0].blocks[-1]
+        getattr(last, "norm", last).bias[...] += 1.0
+        after = show(model, PICTURES[:, :8, :8])
+        np.testing.assert_allclose(after.norms[0][1], before.norms[0][1] + 1, rtol=1e-6)
+        np.testing.assert_allclose(after.preacts[0], before.preacts[0] + 1, atol=1e-4)
+        np.testing.assert_array_equal(after.norms[0][0], before.norms[0][0])
+
+
+@pytest.mark.parametrize("name", ["WRN16-1", "WRN16-0.5"])
+def test_wide_networks_compute_what_the_paper_does(name):
+    """The paper's order: batch norm and ReLU belong to the block they precede."""
+    model = shaken(name)
+    x = model.stem_conv(model.normalise(PICTURES[:, :8, :8]))
+    norm = None
+    for stage in model.stages:
+        *blocks, closing = stage.blocks
+        for block in blocks:
+            y = nnx.relu((norm or block.norm1)(x))
+            short = block.shortcut(y) if hasattr(block, "shortcut") else x
+            x = short + block.conv2(nnx.relu(block.norm2(block.conv1(y))))
+            norm = None
+        norm = closing
+    embedding = nnx.relu(norm(x)).mean((1, 2))
+    found = model(PICTURES[:, :8, :8])
+    np.testing.assert_allclose(found.logits, model.classifier(embedding), atol=1e-5)
+
+
+def test_shuffling_is_a_transposition_of_two_groups():
+    unit = shaken("ShuffleNetV2x0.1").stages[0].blocks[1]
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 12)), jnp.float32)
+    y = unit.right3(unit.right2(nnx.relu(unit.right1(x[..., 6:]))))
+    groups = jnp.concatenate([x[..., :6], y], -1).reshape(2, 4, 4, 2, 6)
+    by_hand = groups.swapaxes(-1, -2).reshape(2, 4, 4, 12)
+    np.testing.assert_allclose(unit(x), by_hand, atol=1e-6)
+
+
+def test_only_blocks_with_an_identity_start_at_zero():
+    make = models.network.Make(1, (0,), (1,), True, jnp.float32, nnx.Rngs(0))
+    for c_out, zero in ((2, True), (3, False)):
+        block = models.mobilenet.InvertedResidual(make, 2, c_out, 1, expands=True)
+        assert bool((block.project.norm.scale[...] == 0).all()) == zero
 
 
 def test_wide_networks_have_the_literature_s_widths():

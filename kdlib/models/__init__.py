@@ -1,6 +1,7 @@
 """Networks by name, and what they cost."""
 
 import functools
+import math
 import re
 from typing import NamedTuple
 
@@ -8,39 +9,52 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kdlib.models.mobilenet import MobileNetV2
 from kdlib.models.network import Make, Network
 from kdlib.models.outputs import Outputs
 from kdlib.models.resnet import ResNet
+from kdlib.models.shufflenet import ShuffleNetV2
+from kdlib.models.vgg import VGG
+from kdlib.models.wide_resnet import WideResNet
 from kdlib.names import unknown
 
 __all__ = ["Cost", "Network", "Outputs", "ResNet", "build", "canonical", "cost", "names"]
 
-CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-IMAGENET_DEPTHS = (18, 34, 50)
+FAMILIES = (  # name without a width and with one, the width of the former, numbers, network
+    ("ResNet{}", "ResNet{}x{:g}", 1, (8, 14, 20, 32, 44, 56, 110), ResNet),
+    ("ResNet{}", "", None, (18, 34, 50), ResNet),
+    ("WRN{}-2", "WRN{}-{:g}", 2, (10, 16, 22, 28, 34, 40), WideResNet),
+    ("VGG{}", "", None, (8, 13), VGG),
+    ("MobileNetV{}", "MobileNetV{}x{:g}", 0.5, (2,), MobileNetV2),
+    ("ShuffleNetV{}", "ShuffleNetV{}x{:g}", 1, (2,), ShuffleNetV2),
+)
 
 
 def names() -> list[str]:
-    """Every network without a width factor, in its canonical spelling."""
-    return [f"ResNet{depth}" for depth in sorted((*CIFAR_DEPTHS, *IMAGENET_DEPTHS))]
+    """Every network in its usual width, in its canonical spelling."""
+    return [plain.format(number) for plain, _, _, numbers, _ in FAMILIES for number in numbers]
 
 
 def canonical(name: str) -> str:
-    """``ResNet56`` for ``resnet56``, ``ResNet-56`` and the like; ``ResNet8x4`` for ``resnet-8-x4``.
+    """``ResNet8x4`` for ``resnet-8-x4``, ``WRN16-2`` for ``wrn_16_2`` and the like.
 
     Raises:
         ValueError: no such network; the message names the nearest.
     """
-    match = re.fullmatch(r"resnet[-_ ]?(\d+)[-_ ]?(?:x(\d+(?:\.\d+)?))?", name.strip().lower())
-    if match and int(match[1]) in (*CIFAR_DEPTHS, *IMAGENET_DEPTHS):
-        depth, width = int(match[1]), float(match[2] or 1)
-        if width == 1:
-            return f"ResNet{depth}"
-        if depth in CIFAR_DEPTHS and width * 16 >= 1:
-            return f"ResNet{depth}x{width:g}"
-        raise ValueError(f"network '{name}': only the CIFAR depths {CIFAR_DEPTHS} take a width")
-    if match:
-        near = min((*CIFAR_DEPTHS, *IMAGENET_DEPTHS), key=lambda depth: abs(depth - int(match[1])))
-        raise ValueError(f"unknown network '{name}': did you mean 'ResNet{near}'?")
+    return _find(name)[0]
+
+
+def _find(name):
+    spelling = name.strip().lower().replace("wideresnet", "wrn")
+    match = re.fullmatch(r"([a-z]+)[-_ ]?(\d+)(?:[-_ ]?[-_ x](\d+(?:\.\d+)?))?", spelling)
+    for plain, wide, usual, numbers, network in FAMILIES if match else ():
+        known = plain.lower().startswith(match[1] + "{") and int(match[2]) in numbers
+        if known and match[3] and not wide:
+            raise ValueError(f"network '{name}': {plain.format(match[2])} doesn't take a width")
+        width = float(match[3]) if match[3] else usual
+        if known and (width is None or 16 * width >= 1):  # at least one channel
+            form = plain if width == usual else wide
+            return form.format(int(match[2]), width), network, int(match[2]), width
     raise ValueError(unknown("network", name, names()))
 
 
@@ -57,8 +71,8 @@ def build(
     """A freshly initialised network.
 
     Args:
-        name: ``ResNet`` and a depth: 8, 14, 20, 32, 44, 56, 110 (CIFAR) or 18, 34, 50 (ImageNet
-            stem). The CIFAR ones take a width factor, ``ResNet8x4`` or ``ResNet8x0.5``.
+        name: one of :func:`names`. All but VGG and the ResNets with the ImageNet stem (18, 34, 50)
+            take a width factor: ``ResNet8x4``, ``WRN28-10``, ``MobileNetV2x1``.
         classes: number of classes.
         mean, std: input statistics per channel, in units of 0..255; their number is the number of
             channels.
@@ -69,11 +83,8 @@ def build(
     Raises:
         ValueError: no such network.
     """
-    make = Make(classes, mean, std, zero_init, dtype, nnx.Rngs(seed))
-    depth, _, width = canonical(name).removeprefix("ResNet").partition("x")
-    if int(depth) in IMAGENET_DEPTHS:
-        return ResNet.imagenet(make, int(depth), None)
-    return ResNet.cifar(make, int(depth), float(width or 1))
+    _, network, number, width = _find(name)
+    return network(Make(classes, mean, std, zero_init, dtype, nnx.Rngs(seed)), number, width)
 
 
 class Cost(NamedTuple):
@@ -107,16 +118,13 @@ def cost(model: nnx.Module | str, image_shape=(32, 32, 3), classes: int = 10) ->
 def _multiply_adds(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-            if equation.primitive.name == "dot_general":
-                operand = equation.invars[0].aval.shape
-                each = 1  # multiply-adds per output value: the contracted sizes
-                for axis in equation.params["dimension_numbers"][0][0]:
-                    each *= operand[axis]
-            else:  # the kernel is (height, width, channels in, channels out)
-                kernel = equation.invars[1].aval.shape
-                each = kernel[0] * kernel[1] * kernel[2]
-            total += each * equation.outvars[0].aval.size
+        each = 0  # multiply-adds per output value
+        if equation.primitive.name == "dot_general":
+            operand = equation.invars[0].aval.shape
+            each = math.prod(operand[i] for i in equation.params["dimension_numbers"][0][0])
+        elif equation.primitive.name == "conv_general_dilated":
+            each = math.prod(equation.invars[1].aval.shape[:3])  # height, width, channels per group
+        total += each * equation.outvars[0].aval.size if each else 0
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
             if _is_jaxpr(inner):
                 total += _multiply_adds(getattr(inner, "jaxpr", inner))

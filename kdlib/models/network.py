@@ -74,14 +74,14 @@ class ConvNorm(nnx.Module):
 class Stage(nnx.Module):
     """Blocks in a row, with a ReLU between them or not. Returns the last output and its preact.
 
-    The last block ends in a batch norm, ``block.norm``, or is one.
+    The last block ends in a batch norm, ``block.norm``, or is one. ``pool`` halves the map first.
     """
 
-    def __init__(self, blocks, relu_between=True):
-        self.blocks = nnx.data(list(blocks))
-        self.relu_between = relu_between
+    def __init__(self, blocks, relu_between=True, pool=False):
+        self.blocks, self.relu_between, self.pool = nnx.data(blocks), relu_between, pool
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = nnx.max_pool(x, (2, 2), (2, 2)) if self.pool else x
         for i, block in enumerate(self.blocks):
             x = block(nnx.relu(x) if i and self.relu_between else x)
         return nnx.relu(x), x
@@ -106,9 +106,9 @@ class Network(nnx.Module):
 
     has_norms = True
 
-    def __init__(self, make: Make, stages: Sequence[Stage], channels: int):
+    def __init__(self, make: Make, stages: list[Stage], channels: int):
         self.normalise = Normalise(make.mean, make.std, make.dtype)
-        self.stages = nnx.data(list(stages))
+        self.stages = nnx.data(stages)
         self.classifier = nnx.Linear(channels, make.classes, rngs=make.rngs)
 
     def stem(self, x: jax.Array) -> jax.Array:

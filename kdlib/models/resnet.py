@@ -55,42 +55,31 @@ def shortcut(make, c_in, c_out, stride):
 
 
 class ResNet(Network):
-    """Stages of ``depths`` blocks and ``widths`` channels that halve the map between them.
+    """Maps of the sides h, h, h/2, h/4 in CIFAR networks, and h/4, h/4, h/8, h/16, h/32 behind the
+    ImageNet stem, a 7x7 convolution of stride 2 and a max pooling."""
 
-    Its maps have the sides h, h, h/2, h/4 in CIFAR networks and h/4, h/4, h/8, h/16, h/32 behind
-    the ImageNet stem, a 7x7 convolution of stride 2 and a max pooling.
-    """
-
-    def __init__(
-        self, make: Make, depths, widths, stem_width, block=BasicBlock, imagenet_stem=False
-    ):
-        self.imagenet_stem = imagenet_stem
-        stem = (7, 2) if imagenet_stem else (3, 1)
-        self.stem_conv = make.conv(len(make.mean), stem_width, *stem)
-        self.stem_norm = make.norm(stem_width)
-        stages, c_in = [], stem_width
-        for depth, c_out in zip(depths, widths, strict=True):
-            stages.append(Stage(row(block, make, c_in, c_out, depth, 2 if stages else 1)))
+    def __init__(self, make: Make, depth: int, width: float | None):
+        self.imagenet = depth in IMAGENET
+        if self.imagenet:
+            (block, depths, first), c_in, stem = IMAGENET[depth], 64, (7, 2)
+        else:
+            block, depths, first = BasicBlock, ((depth - 2) // 6,) * 3, round(16 * width)
+            c_in, stem = min(first, 32), (3, 1)  # the literature's 8x4 and 32x4: 32, 64, 128, 256
+        self.stem_conv, self.stem_norm = make.conv(len(make.mean), c_in, *stem), make.norm(c_in)
+        stages = []
+        for i, blocks in enumerate(depths):
+            c_out = first * 2**i
+            stages.append(Stage(row(block, make, c_in, c_out, blocks, 2 if i else 1)))
             c_in = c_out
         super().__init__(make, stages, c_in)
 
     def stem(self, x: jax.Array) -> jax.Array:
         x = super().stem(x)
-        if self.imagenet_stem:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        return x
+        return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.imagenet else x
 
-    @classmethod
-    def cifar(cls, make: Make, depth: int, width: float):
-        """Depth 6n+2. The stem stops at 32 channels, as in the literature's 8x4 and 32x4."""
-        first = round(16 * width)
-        widths = (first, 2 * first, 4 * first)
-        return cls(make, ((depth - 2) // 6,) * 3, widths, min(first, 32))
 
-    @classmethod
-    def imagenet(cls, make: Make, depth: int, width: None):
-        """The paper's table 1; its widths are fixed."""
-        depths = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
-        block, first = (Bottleneck, 256) if depth == 50 else (BasicBlock, 64)
-        widths = (first, 2 * first, 4 * first, 8 * first)
-        return cls(make, depths, widths, 64, block, imagenet_stem=True)
+IMAGENET = {  # depth: (block, blocks per stage, channels of the first), the paper's table 1
+    18: (BasicBlock, (2, 2, 2, 2), 64),
+    34: (BasicBlock, (3, 4, 6, 3), 64),
+    50: (Bottleneck, (3, 4, 6, 3), 256),
+}

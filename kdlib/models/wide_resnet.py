@@ -1,0 +1,50 @@
+"""Wide residual networks for CIFAR, WRN-d-k: depth d = 6n+4, k times as wide as a ResNet.
+
+Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; no dropout.
+"""
+
+import jax
+from flax import nnx
+
+from kdlib.models.network import Make, Network, Stage, row
+
+
+class PreactBlock(nnx.Module):
+    """Batch norm, ReLU, 3x3 convolution, twice, and a shortcut from before or, if it is a 1x1
+    convolution, after the first ReLU. A block of stride 2 begins behind the ReLU of a stage."""
+
+    def __init__(self, make, c_in, c_out, stride):
+        self.activated, self.projects = stride == 2, c_in != c_out
+        if not self.activated:
+            self.norm1 = make.norm(c_in)
+        self.conv1 = make.conv(c_in, c_out, 3, stride)
+        self.norm2 = make.norm(c_out)
+        self.conv2 = make.conv(c_out, c_out, 3)
+        if self.projects:
+            self.shortcut = make.conv(c_in, c_out, 1, stride)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x if self.activated else nnx.relu(self.norm1(x))
+        shortcut = self.shortcut(y) if self.projects else x
+        return self.conv2(nnx.relu(self.norm2(self.conv1(y)))) + shortcut
+
+
+class WideResNet(Network):
+    """Maps of the sides h, h, h/2, h/4; the first, the stem's, is a bare convolution's.
+
+    The batch norm and ReLU behind a stage, which the paper counts to the next, close it here: the
+    same computation. No block ends in a batch norm, so ``zero_init`` has no effect.
+    """
+
+    def __init__(self, make: Make, depth: int, width: float):
+        self.stem_conv = make.conv(len(make.mean), 16, 3)
+        stages, c_in = [], 16
+        for i in range(3):
+            c_out = round(16 * width) * 2**i
+            blocks = row(PreactBlock, make, c_in, c_out, (depth - 4) // 6, 2 if i else 1)
+            stages.append(Stage([*blocks, make.norm(c_out)], relu_between=False))
+            c_in = c_out
+        super().__init__(make, stages, c_in)
+
+    def stem(self, x: jax.Array) -> jax.Array:
+        return self.stem_conv(x)
