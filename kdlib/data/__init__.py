@@ -12,26 +12,17 @@ __all__ = ["Batch", "Dataset", "Pictures", "Split", "crop_and_flip", "load", "mi
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
 
 
-def load(
-    name: str,
-    *,
-    validation: int = 0,
-    subset: int | None = None,
-    seed: int = 0,
-    data_dir: str | None = None,
-    image_size: int | None = None,
-) -> Dataset:
+def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int = 0,
+         data_dir: str | None = None, image_size: int | None = None) -> Dataset:  # fmt: skip
     """Load a data set into memory; the second time it comes from a cache of decoded arrays.
 
     Args:
         name: ``"shapes"`` (embedded, with object masks), a TFDS name (``"cifar10"``,
             ``"svhn_cropped"``; ``"CIFAR10"`` and ``"CIFAR-10"`` mean the same), or the path of a
             folder with one sub-folder of pictures per class.
-        validation: number of training pictures to hold out for validation.
-        subset: number of training pictures to keep, in equal shares of every class; all if None.
-        seed: draws both choices.
-        data_dir: folder of prepared TFDS sets; ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets`` if
-            None.
+        validation, subset: numbers of training pictures to hold out, and to keep (None: all), in
+            equal shares of every class; ``seed`` draws both choices.
+        data_dir: of prepared TFDS sets; None: ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
         image_size: side in pixels that pictures are resized to; None leaves them as they are.
 
     Raises:
@@ -39,32 +30,26 @@ def load(
             fetched; the message says what to do.
         ValueError: an unknown name, or more pictures asked for than there are.
     """
-    if pathlib.Path(name).expanduser().is_dir() or "/" in name or "\\" in name:
-        path = pathlib.Path(name).expanduser()
-        source, classes, arrays = folder.folder(path, image_size)
-        name = path.name
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir() or "/" in name or "\\" in name:
+        name, (source, classes, arrays) = path.name, folder.folder(path, image_size)
     elif name.lower() == "shapes":
-        name, (source, classes, arrays) = "shapes", _shapes()
+        name = "shapes"
+        source, classes, arrays = sources.cached(f"shapes-v{shapes.VERSION}", _render_shapes)
     else:
         name = re.sub(r"[\s-]", "", name.lower()) if "cifar" in name.lower() else name.lower()
         source, classes, arrays = sources.tfds(name, data_dir, image_size)
-    train, test = (
-        Split(arrays[f"{s}_images"], arrays[f"{s}_labels"], arrays.get(f"{s}_masks"))
-        for s in ("train", "test")
-    )
+    kinds = ("images", "labels", "masks")
+    train, test = (Split(*(arrays.get(f"{s}_{k}") for k in kinds)) for s in ("train", "test"))
     data = Dataset(name, source, tuple(classes), train, test)
     if validation:
         data = data.hold_out(validation, seed)
     return data.subset(subset, seed) if subset and subset != len(data.train) else data
 
 
-def _shapes():
-    def make():
-        arrays = {}
-        for split, count, seed in (("train", SHAPES_TRAIN, 0), ("test", SHAPES_TEST, 1)):
-            parts = shapes.render(count, seed)
-            names = ("images", "labels", "masks")
-            arrays |= {f"{split}_{k}": part for k, part in zip(names, parts, strict=True)}
-        return "embedded shapes", tuple(shapes.SHAPES), arrays
-
-    return sources.cached(f"shapes-v{shapes.VERSION}", make)
+def _render_shapes():
+    arrays = {}
+    for split, count, seed in (("train", SHAPES_TRAIN, 0), ("test", SHAPES_TEST, 1)):
+        names = (f"{split}_{kind}" for kind in ("images", "labels", "masks"))
+        arrays |= zip(names, shapes.render(count, seed), strict=True)
+    return "embedded shapes", tuple(shapes.SHAPES), arrays

@@ -12,35 +12,28 @@ def folder(path: pathlib.Path, image_size: int | None):
 
     Without a ``test`` folder every fifth picture of a class, in order of name, is its test set.
 
-    Raises:
-        FileNotFoundError: there is no folder, or no picture in it.
-        ValueError: fewer than two classes, or pictures of several sizes and no ``image_size``.
+    Raises FileNotFoundError if there is no folder or no picture in it, ValueError for fewer than
+    two classes, an unreadable picture, or pictures of several sizes and no ``image_size``.
     """
     if not path.is_dir():
         raise FileNotFoundError(f"no folder {path}: give a data set's name or a folder of pictures")
     train = path / "train" if (path / "train").is_dir() else path
     test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
-    files = {"train": _list_pictures(train, classes), "test": []}
-    if not files["train"]:
+    if not (rows := _list_pictures(train, classes)):
         kinds = " ".join(sorted(PICTURES))
         raise FileNotFoundError(f"no pictures ({kinds}) in sub-folders of {train}: one per class")
     if len(classes) < 2:
         raise ValueError(f"{train} has one class, '{classes[0]}': make one sub-folder per class")
-    if test:
-        files["test"] = _list_pictures(test, classes)
-    else:
-        files["test"] = [row for row in files["train"] if row[2] % 5 == 0]
-        files["train"] = [row for row in files["train"] if row[2] % 5]
-    if not files["test"] or not files["train"]:
-        raise ValueError(
-            f"{path} leaves no pictures to train or test on: add more, or a test folder"
-        )
+    held_out = _list_pictures(test, classes) if test else [row for row in rows if row[2] % 5 == 0]
+    splits = {"train": rows if test else [row for row in rows if row[2] % 5], "test": held_out}
+    if not all(splits.values()):
+        raise ValueError(f"{path} leaves no pictures to train or test on: add more, or a test "
+                         "folder")  # fmt: skip
     arrays = {}
-    for split, rows in files.items():
-        pictures = [_open(row[0]) for row in rows]
-        arrays |= {f"{split}_images": stack(pictures, image_size, str(path))}
-        arrays |= {f"{split}_labels": np.array([row[1] for row in rows], np.int32)}
+    for split, rows in splits.items():
+        arrays[f"{split}_images"] = stack([_open(row[0]) for row in rows], image_size, str(path))
+        arrays[f"{split}_labels"] = np.array([row[1] for row in rows], np.int32)
     return f"folder {path.name}", tuple(classes), arrays
 
 
@@ -67,12 +60,11 @@ def stack(pictures, image_size: int | None, where: str) -> np.ndarray:
     if image_size:
         from PIL import Image
 
-        size = (image_size, image_size)
-        images = [np.squeeze(p, -1) if p.shape[-1] == 1 else p for p in pictures]
-        images = [np.asarray(Image.fromarray(p).resize(size)) for p in images]
+        images = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pictures]
+        images = [np.asarray(image.resize((image_size, image_size))) for image in images]
         pictures = [p[..., None] if p.ndim == 2 else p for p in images]
-    shapes = {p.shape for p in pictures}
+    shapes = sorted({p.shape for p in pictures})
     if len(shapes) > 1:
-        some = ", ".join(str(s) for s in sorted(shapes)[:3])
+        some = ", ".join(map(str, shapes[:3]))
         raise ValueError(f"{where} has pictures of several sizes ({some}): give an image_size")
     return np.stack(pictures).astype(np.uint8)

@@ -19,22 +19,17 @@ CHUNK = 1000  # pictures rendered at once, so that the temporaries stay in the c
 
 def _star(points: int, inner: float) -> np.ndarray:
     """Corners of a star whose tips lie on the unit circle; ``inner`` is the notches' radius."""
-    angle = np.arange(2 * points) * np.pi / points - np.pi / 2
-    radius = np.where(np.arange(2 * points) % 2, inner, 1.0)
+    corner = np.arange(2 * points)
+    angle, radius = corner * np.pi / points - np.pi / 2, np.where(corner % 2, inner, 1.0)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)  # (2 * points, 2)
 
 
 def _polygon(corners):
-    """Signed distance to a closed polygon, negative inside.
-
-    The distance is to the nearest edge; the sign comes from the parity of the edges crossed by a
-    ray (the even-odd rule).
-    """
+    """Distance to a polygon's nearest edge, negative where a ray crosses an odd number of edges."""
     corners = np.asarray(corners, np.float32)
 
     def distance(x, y):
-        nearest = np.full_like(x, np.inf)
-        inside = np.zeros(x.shape, bool)
+        nearest, inside = np.full_like(x, np.inf), np.zeros(x.shape, bool)
         for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
             ex, ey = bx - ax, by - ay
             t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex * ex + ey * ey), 0, 1)
@@ -46,38 +41,23 @@ def _polygon(corners):
     return distance
 
 
-def _disc(x, y):
-    return np.hypot(x, y) - 0.85
-
-
-def _ring(x, y):
-    return np.abs(np.hypot(x, y) - 0.65) - 0.2
-
-
-def _crescent(x, y):
-    return np.maximum(np.hypot(x, y) - 0.95, 0.75 - np.hypot(x - 0.5, y))
-
-
 # Signed distances in a frame where an object spans about -1..1. Look-alikes are deliberate (disc
 # and hexagon, ring and crescent, triangle and arrow): that is where dark knowledge comes from.
 SHAPES = {
-    "disc": _disc,
-    "ring": _ring,
-    "crescent": _crescent,
+    "disc": lambda x, y: np.hypot(x, y) - 0.85,
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.65) - 0.2,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.95, 0.75 - np.hypot(x - 0.5, y)),
     "triangle": _polygon(_star(3, 0.5)),
     "square": _polygon([(-0.75, -0.75), (0.75, -0.75), (0.75, 0.75), (-0.75, 0.75)]),
     "hexagon": _polygon(_star(6, 0.866)[::2] * 0.92),
     "star": _polygon(_star(5, 0.42)),
-    "cross": _polygon(
-        [(-0.3, -0.9), (0.3, -0.9), (0.3, -0.3), (0.9, -0.3), (0.9, 0.3), (0.3, 0.3),
-         (0.3, 0.9), (-0.3, 0.9), (-0.3, 0.3), (-0.9, 0.3), (-0.9, -0.3), (-0.3, -0.3)]
-    ),
-    "arrow": _polygon(
-        [(0.0, -1.0), (0.8, -0.1), (0.3, -0.1), (0.3, 0.9), (-0.3, 0.9), (-0.3, -0.1), (-0.8, -0.1)]
-    ),
-    "corner": _polygon(
-        [(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.25), (0.8, 0.25), (0.8, 0.8), (-0.8, 0.8)]
-    ),
+    "cross": _polygon([(-0.3, -0.9), (0.3, -0.9), (0.3, -0.3), (0.9, -0.3), (0.9, 0.3), (0.3, 0.3),
+                       (0.3, 0.9), (-0.3, 0.9), (-0.3, 0.3), (-0.9, 0.3), (-0.9, -0.3),
+                       (-0.3, -0.3)]),
+    "arrow": _polygon([(0.0, -1.0), (0.8, -0.1), (0.3, -0.1), (0.3, 0.9), (-0.3, 0.9), (-0.3, -0.1),
+                       (-0.8, -0.1)]),
+    "corner": _polygon([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.25), (0.8, 0.25), (0.8, 0.8),
+                        (-0.8, 0.8)]),
 }  # fmt: skip
 
 
@@ -100,19 +80,21 @@ def _paint(images, distance, colour):
 
 def _render(rng, labels):
     count = len(labels)
+
+    def draw(low, high, *shape):
+        return rng.uniform(low, high, shape).astype(np.float32)
+
     images = _texture(rng, count)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     for _ in range(STROKES):
-        ax, ay, bx, by = rng.uniform(-2, SIDE + 2, (4, count, 1, 1)).astype(np.float32)
+        ax, ay, bx, by = draw(-2, SIDE + 2, 4, count, 1, 1)
         ex, ey = bx - ax, by - ay
         t = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex**2 + ey**2 + 1e-6), 0, 1)
-        thickness = rng.uniform(0.6, 1.6, (count, 1, 1)).astype(np.float32)
-        distance = np.hypot(x - ax - t * ex, y - ay - t * ey) - thickness
-        _paint(images, distance, rng.uniform(0, 255, (count, 3)).astype(np.float32))
-
-    radius = rng.uniform(WIDTH[0] / 2, WIDTH[1] / 2, (count, 1, 1)).astype(np.float32)
-    centre = rng.uniform(-1, 1, (2, count, 1, 1)).astype(np.float32) * (SIDE / 2 - 1 - radius)
-    turn = rng.uniform(-TURN, TURN, (count, 1, 1)).astype(np.float32)
+        distance = np.hypot(x - ax - t * ex, y - ay - t * ey) - draw(0.6, 1.6, count, 1, 1)
+        _paint(images, distance, draw(0, 255, count, 3))
+    radius = draw(WIDTH[0] / 2, WIDTH[1] / 2, count, 1, 1)
+    centre = draw(-1, 1, 2, count, 1, 1) * (SIDE / 2 - 1 - radius)
+    turn = draw(-TURN, TURN, count, 1, 1)
     dx, dy = x - SIDE / 2 + 0.5 - centre[0], y - SIDE / 2 + 0.5 - centre[1]
     u = (np.cos(turn) * dx + np.sin(turn) * dy) / radius  # (n, h, w), the object's own frame
     v = (np.cos(turn) * dy - np.sin(turn) * dx) / radius
@@ -120,34 +102,24 @@ def _render(rng, labels):
     for label, shape in enumerate(SHAPES.values()):
         chosen = labels == label
         distance[chosen] = shape(u[chosen], v[chosen])
-    distance *= radius  # back to pixels
-
     ground = images.mean((1, 2))  # (n, 3)
-    colour = rng.uniform(0, 255, (count, 3)).astype(np.float32)
-    difference = colour - ground
+    difference = draw(0, 255, count, 3) - ground
     size = np.sqrt((difference**2).mean(-1, keepdims=True))
     colour = np.clip(ground + difference * np.maximum(1, CONTRAST / (size + 1e-6)), 0, 255)
-    cover = _paint(images, distance, colour)
+    cover = _paint(images, distance * radius, colour)  # back to pixels
     images += rng.normal(0, NOISE, images.shape).astype(np.float32)
     return np.clip(images, 0, 255).astype(np.uint8), cover > 0.5
 
 
 def render(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw ``count`` pictures; classes take turns, so that every prefix is nearly balanced.
+    """Draw pictures; classes take turns, so that every prefix is nearly balanced.
 
-    Args:
-        count: number of pictures ``n``.
-        seed: the same seed gives the same pictures, whatever ``count`` is.
-
-    Returns:
-        ``images`` uint8 ``[n, 32, 32, 3]``, ``labels`` int32 ``[n]`` (positions in ``SHAPES``) and
-        ``masks`` bool ``[n, 32, 32]``, true on the object.
+    A seed gives the same pictures, whatever the count ``n`` is. Returns images, uint8
+    ``[n, 32, 32, 3]``, labels, int32 ``[n]`` (positions in ``SHAPES``), and masks, bool
+    ``[n, 32, 32]``, true on the object.
     """
-    labels = (np.arange(count) % len(SHAPES)).astype(np.int32)
-    chunks = []
-    for start in range(0, count, CHUNK):
-        rng = np.random.default_rng([seed, start])
-        chunk = (np.arange(start, start + CHUNK) % len(SHAPES)).astype(np.int32)
-        chunks.append(_render(rng, chunk))
+    starts = range(0, count, CHUNK)
+    labels = (np.arange(len(starts) * CHUNK) % len(SHAPES)).astype(np.int32)
+    chunks = (_render(np.random.default_rng([seed, s]), labels[s : s + CHUNK]) for s in starts)
     images, masks = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))
-    return images, labels, masks
+    return images, labels[:count], masks

