@@ -1,12 +1,10 @@
 """Saving and restoring: training states to resume, networks to publish and to teach.
 
-Both are one safetensors file: flat names, no pickle, metadata in the header. It is written beside
-its place and renamed, so a kill leaves the old file or the new one and never half of one.
+Both are one safetensors file (flat names, no pickle, metadata in the header), replaced in one step.
 """
 
 import hashlib
 import json
-import os
 import pathlib
 
 import jax
@@ -17,7 +15,7 @@ import safetensors.numpy
 from flax import nnx
 
 from kdlib import models
-from kdlib.history import write_text
+from kdlib.history import replacing, write_text
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".safetensors"
@@ -27,60 +25,42 @@ HEADER = "kdlib"  # the metadata entry that holds ours, as JSON
 def save_tree(path, tree, metadata: dict) -> None:
     """Write a pytree of arrays and a dict of JSON values. Random keys are stored as their data."""
     arrays = {name: np.asarray(_raw(leaf)) for name, leaf in _named_leaves(tree)}
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    # One entry: several would be written in a random order, and the file's SHA-256 with them.
-    header = {HEADER: json.dumps(metadata)}
-    safetensors.numpy.save_file(arrays, scratch, metadata=header)
-    scratch.replace(path)
+    header = {HEADER: json.dumps(metadata)}  # several entries would be written in a random order
+    with replacing(path) as scratch:
+        safetensors.numpy.save_file(arrays, scratch, metadata=header)
 
 
 def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
-    """Flat arrays and metadata of a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated or no safetensors file.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
+    """Flat arrays and metadata of a file; FileNotFoundError without it, ValueError if damaged."""
+    if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, json.loads((file.metadata() or {}).get(HEADER, "{}"))
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or no safetensors checkpoint: {error}") from error
-    return arrays, json.loads(header.get(HEADER, "{}"))
 
 
 def restore_tree(path, like):
-    """The tree saved at ``path``, in the form of ``like``, and the metadata.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`load_arrays`, or the tree has another form.
-    """
+    """The tree saved at ``path`` and its metadata; ValueError unless formed like ``like``."""
     arrays, metadata = load_arrays(path)
+    return _fill(like, arrays, f"{path} doesn't hold this run's state", "differs"), metadata
+
+
+def _fill(like, arrays, complaint, differs):
     leaves = []
     for name, leaf in _named_leaves(like):
-        raw = _raw(leaf)
-        if name not in arrays or arrays[name].shape != raw.shape:
-            raise ValueError(
-                f"{path} doesn't hold this run's state: '{name}' is missing or differs"
-            )
+        if name not in arrays or arrays[name].shape != _raw(leaf).shape:
+            raise ValueError(f"{complaint}: '{name}' is missing or {differs}")
         value = jnp.asarray(arrays[name])
-        leaves.append(value if raw is leaf else jax.random.wrap_key_data(value))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), metadata
+        leaves.append(value if _raw(leaf) is leaf else jax.random.wrap_key_data(value))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _named_leaves(tree):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield ".".join(_part(step) for step in path), leaf
-
-
-def _part(step) -> str:
-    return str(next(getattr(step, k) for k in ("name", "key", "idx") if hasattr(step, k)))
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
 
 
 def _raw(leaf):
@@ -91,34 +71,26 @@ def _raw(leaf):
 def save_network(path, model: nnx.Module, metadata: dict) -> None:
     """Write a network to publish or to teach: parameters, batch and input statistics.
 
-    Args:
-        path: with or without ``.safetensors``.
-        metadata: JSON values; ``architecture`` and ``classes`` (a list of names) are what
-            :func:`load_network` needs.
+    :func:`load_network` needs ``architecture`` and ``classes`` (a list of names) in the metadata.
     """
     save_tree(_with_suffix(path), nnx.to_pure_dict(nnx.state(model)), metadata)
 
 
-def load_network(
-    path, architecture: str | None = None, classes: int | None = None, dtype=jnp.float32
-):
+def load_network(path, architecture: str | None = None, classes: int | None = None,
+                 dtype=jnp.float32):  # fmt: skip
     """A network in evaluation mode, and its metadata.
 
     Args:
-        path: with or without ``.safetensors``. A file that a ``MANIFEST.json`` beside it lists is
-            checked against the SHA-256 there.
-        architecture: what the file must hold, in any spelling; None takes what it holds.
-        classes: how many classes it must have.
+        path: with or without ``.safetensors``; checked against a ``MANIFEST.json`` that lists it.
+        architecture, classes: what it must hold, in any spelling, and how many; None takes all.
         dtype: what its convolutions compute in.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated or damaged, or holds another architecture or number of classes.
+    Raises FileNotFoundError without a file, ValueError for a damaged one or what it must not hold.
     """
     path = _with_suffix(path)
     if not path.is_file():
-        here = sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}"))
-        hint = f"; {path.parent} holds {', '.join(here)}" if here else ""
+        here = ", ".join(sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}")))
+        hint = f"; {path.parent} holds {here}" if here else ""
         raise FileNotFoundError(f"no checkpoint {path}{hint}")
     listed = manifest(path.parent).get(path.stem)
     if listed and listed["sha256"] != sha256(path):
@@ -126,33 +98,18 @@ def load_network(
     arrays, metadata = load_arrays(path)
     if "architecture" not in metadata or "classes" not in metadata:
         raise ValueError(f"{path} holds no network (a training state?): give a network's file")
-    held = metadata["architecture"]
+    held, known = metadata["architecture"], len(metadata["classes"])
     if architecture and models.canonical(architecture) != held:
         raise ValueError(f"{path} holds a {held}, not a {models.canonical(architecture)}")
-    if classes and len(metadata["classes"]) != classes:
-        raise ValueError(
-            f"{path} knows {len(metadata['classes'])} classes and the data has {classes}: "
-            "train a teacher on this data, or choose the data it was trained on"
-        )
-    channels = len(arrays["normalise.mean"])
-    blank = nnx.eval_shape(
-        lambda: models.build(
-            held,
-            len(metadata["classes"]),
-            mean=(0.0,) * channels,
-            std=(1.0,) * channels,
-            dtype=dtype,
-        )
-    )
+    if classes and known != classes:
+        raise ValueError(f"{path} knows {known} classes and the data has {classes}: train a "
+                         "teacher on this data, or choose the data it was trained on")  # fmt: skip
+    ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
+    blank = nnx.eval_shape(lambda: models.build(held, known, mean=ones, std=ones, dtype=dtype))
     blank.eval()
     graph, state = nnx.split(blank)
-    leaves = []
-    for name, leaf in _named_leaves(nnx.to_pure_dict(state)):
-        if name not in arrays or arrays[name].shape != leaf.shape:
-            raise ValueError(f"{path} is no {held}: '{name}' is missing or has another shape")
-        leaves.append(jnp.asarray(arrays[name]))
-    structure = jax.tree.structure(nnx.to_pure_dict(state))
-    return nnx.merge(graph, jax.tree.unflatten(structure, leaves)), metadata
+    state = _fill(nnx.to_pure_dict(state), arrays, f"{path} is no {held}", "has another shape")
+    return nnx.merge(graph, state), metadata
 
 
 def pretrained(name: str) -> nnx.Module:
@@ -162,11 +119,9 @@ def pretrained(name: str) -> nnx.Module:
 
 def publish(name: str, model: nnx.Module, metadata: dict, folder=PRETRAINED) -> pathlib.Path:
     """Add a network to a folder of checkpoints and list it in the folder's ``MANIFEST.json``."""
-    path = _with_suffix(pathlib.Path(folder) / name)
-    save_network(path, model, metadata)
+    save_network(path := _with_suffix(pathlib.Path(folder) / name), model, metadata)
     listed = manifest(folder) | {name: metadata | {"file": path.name, "sha256": sha256(path)}}
-    text = json.dumps(dict(sorted(listed.items())), indent=1)
-    write_text(pathlib.Path(folder) / "MANIFEST.json", text)
+    write_text(path.with_name("MANIFEST.json"), json.dumps(dict(sorted(listed.items())), indent=1))
     return path
 
 

@@ -1,40 +1,33 @@
 """What a run leaves behind: its settings, its protocol, and every metric of every epoch."""
 
+import contextlib
 import json
 import os
 import pathlib
 import platform
 from dataclasses import asdict, dataclass, field
 
+import flax
 import jax
 import numpy as np
+import optax
 
 
 @dataclass
 class History:
-    """The record of one run, for all of its seeds. Tables and figures are drawn from these.
+    """The record of one run, for all of its seeds. Tables and figures are drawn from these."""
 
-    Attributes:
-        config: everything that was chosen, JSON values only; two runs with the same config on the
-            same machine give the same numbers.
-        protocol: how it was measured: device, versions, sizes and costs of the networks, what is
-            reported.
-        seeds: the seeds trained.
-        curves: name of a metric → one list per seed → one value per epoch. Accuracies are shares
-            (0..1), losses nats, seconds wall-clock.
-    """
-
-    config: dict
-    protocol: dict
+    config: dict  # what was chosen, JSON only: on one machine, equal configs give equal numbers
+    protocol: dict  # how it was measured: device, versions, sizes and costs, what is reported
     seeds: list[int]
+    # Metric → one list per seed → one value per epoch: shares (0..1), nats, seconds wall-clock.
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
 
     def append(self, seed: int, values: dict[str, float]) -> None:
         """Add one epoch's values to a seed's curves."""
-        place = self.seeds.index(seed)
         for name, value in values.items():
-            curve = self.curves.setdefault(name, [[] for _ in self.seeds])
-            curve[place].append(float(value))
+            curves = self.curves.setdefault(name, [[] for _ in self.seeds])
+            curves[self.seeds.index(seed)].append(float(value))
 
     def last(self, metric: str = "test_accuracy") -> np.ndarray:
         """The value after the last epoch, ``[seeds]``: what the cookbook reports."""
@@ -62,29 +55,31 @@ class History:
         return cls(**json.loads(pathlib.Path(path).read_text()))
 
 
-def write_text(path, text: str) -> None:
-    """Replace a file's content in one step, so that a kill leaves the old or the new one."""
+@contextlib.contextmanager
+def replacing(path):
+    """A file to write that then replaces ``path``, so that a kill leaves the old or the new one."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.write_text(text + "\n")
+    yield (scratch := path.with_name(f"{path.name}.{os.getpid()}"))
     scratch.replace(path)
+
+
+def write_text(path, text: str) -> None:
+    """Replace a file's content in one step."""
+    with replacing(path) as scratch:
+        scratch.write_text(text + "\n")
 
 
 def device() -> str:
     """What this process computes on, for records: ``"cpu, 2 cores"``, ``"NVIDIA H200"``."""
-    kind = jax.devices()[0]
-    if kind.platform == "cpu":
+    first, count = jax.devices()[0], jax.device_count()
+    if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"cpu, {cores} cores"
-    count = jax.device_count()
-    return kind.device_kind if count == 1 else f"{count} x {kind.device_kind}"
+    return first.device_kind if count == 1 else f"{count} x {first.device_kind}"
 
 
 def versions() -> dict[str, str]:
     """Versions that decide a result: Python, JAX, Flax, Optax, NumPy."""
-    import flax
-    import optax
-
     modules = {"jax": jax, "flax": flax, "optax": optax, "numpy": np}
     return {"python": platform.python_version()} | {k: m.__version__ for k, m in modules.items()}

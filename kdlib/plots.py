@@ -4,6 +4,7 @@ One style for all: an opaque white ground (readable on GitHub in dark mode too),
 colour-blind readers tell apart, and a marker or a line style beside every colour.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 import matplotlib
@@ -21,17 +22,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def use_style() -> None:
     """Set matplotlib's defaults for the whole cookbook."""
-    matplotlib.rcParams.update(
-        {
-            "figure.dpi": 100, "savefig.dpi": 150, "figure.facecolor": "white",
-            "savefig.facecolor": "white", "axes.facecolor": "white", "font.size": 10,
-            "axes.titlesize": 11, "legend.fontsize": 9, "figure.constrained_layout.use": True,
-            "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-            "grid.alpha": 0.3, "axes.axisbelow": True, "image.interpolation": "nearest",
-            "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS),
-            "lines.markersize": 4, "legend.frameon": False,
-        }
-    )  # fmt: skip
+    matplotlib.rcParams.update({
+        "figure.dpi": 100, "savefig.dpi": 150, "figure.facecolor": "white", "font.size": 10,
+        "savefig.facecolor": "white", "axes.facecolor": "white", "axes.titlesize": 11,
+        "legend.fontsize": 9, "figure.constrained_layout.use": True, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True,
+        "image.interpolation": "nearest", "lines.markersize": 4, "legend.frameon": False,
+        "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS),
+    })  # fmt: skip
 
 
 def _figure(rows=1, columns=1, size=None, **kwargs):
@@ -40,17 +38,11 @@ def _figure(rows=1, columns=1, size=None, **kwargs):
     return plt.subplots(rows, columns, figsize=size or (4.2 * columns, 3.2 * rows), **kwargs)
 
 
-def curves(
-    histories: dict[str, History],
-    metric: Sequence[str] = ("train_loss", "test_accuracy"),
-    teacher: float | None = None,
-):
-    """Training curves: the mean over seeds as a line, their range as a band.
+def curves(histories: dict[str, History], metric: Sequence[str] = ("train_loss", "test_accuracy"),
+           teacher: float | None = None):  # fmt: skip
+    """Training curves: the mean over seeds as a line, their range as a band; a panel per metric.
 
-    Args:
-        histories: name in the legend → record.
-        metric: one panel each.
-        teacher: an accuracy to draw as a dashed line in accuracy panels.
+    ``histories`` maps names in the legend to records; ``teacher`` is an accuracy to draw dashed.
     """
     figure, axes = _figure(1, len(metric), squeeze=False)
     for axis, name in zip(axes[0], metric, strict=True):
@@ -58,59 +50,36 @@ def curves(
         for place, (label, history) in enumerate(histories.items()):
             values = history.curve(name) * (100 if is_share else 1)  # (seeds, epochs)
             epochs = np.arange(1, values.shape[1] + 1)
-            colour, marker = COLOURS[place % 7], MARKERS[place % 7]
-            every = max(1, len(epochs) // 8)
-            axis.plot(
-                epochs, values.mean(0), label=label, color=colour, marker=marker,
-                markevery=(place % every, every),
-            )  # fmt: skip
+            colour, every = COLOURS[place % 7], max(1, len(epochs) // 8)
+            axis.plot(epochs, values.mean(0), label=label, color=colour, marker=MARKERS[place % 7],
+                      markevery=(place % every, every))  # fmt: skip
             axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
         if teacher is not None and is_share:
             axis.axhline(100 * teacher, color="black", ls="--", lw=1, marker="", label="teacher")
-        axis.set_xlabel("epoch")
+        axis.set(xlabel="epoch", ylabel=name.replace("_", " ") + (" (%)" if is_share else ""))
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_ylabel(name.replace("_", " ") + (" (%)" if is_share else ""))
-    handles, labels = axes[0][-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
-def comparison(
-    accuracies: dict[str, np.ndarray], teacher: float | None = None, title: str | None = None
-):
+def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
+               title: str | None = None):  # fmt: skip
     """One row per method: every seed as a dot, the mean and its 95 % interval as a bar.
 
-    Args:
-        accuracies: name → shares, ``[seeds]``; the first is at the top.
-        teacher: an accuracy to draw as a dashed line.
+    ``accuracies`` maps names, from the top, to shares ``[seeds]``; ``teacher`` is drawn dashed.
     """
     figure, axis = _figure(size=(6.4, 0.9 + 0.45 * len(accuracies)))
-    for place, (_, values) in enumerate(accuracies.items()):
-        mean, half = (100 * value for value in metrics.interval(values))
-        axis.plot(
-            100 * values, [place] * len(values), ls="", marker="o", color=COLOURS[place % 7],
-            alpha=0.45,
-        )  # fmt: skip
-        axis.errorbar(
-            mean, place, xerr=None if np.isnan(half) else half, marker="|", ms=14, capsize=4,
-            color=COLOURS[place % 7], lw=1.5,
-        )  # fmt: skip
+    for place, values in enumerate(accuracies.values()):
+        colour, (mean, half) = COLOURS[place % 7], metrics.interval(values)
+        axis.plot(100 * values, [place] * len(values), ls="", marker="o", color=colour, alpha=0.45)
+        axis.errorbar(100 * mean, place, xerr=None if np.isnan(half) else 100 * half, marker="|",
+                      ms=14, capsize=4, color=colour, lw=1.5)  # fmt: skip
     if teacher is not None:
         axis.axvline(100 * teacher, color="black", ls="--", lw=1, marker="")
-        axis.annotate(
-            "teacher",
-            (100 * teacher, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4, -2),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-        )
+        axis.annotate("teacher", (100 * teacher, 1), xycoords=("data", "axes fraction"), va="top",
+                      xytext=(-4, -2), textcoords="offset points", ha="right")  # fmt: skip
     axis.set_yticks(range(len(accuracies)), list(accuracies))
-    axis.set_ylim(len(accuracies) - 0.5, -0.5)
-    axis.set_xlabel("test accuracy (%)")
-    if title:
-        axis.set_title(title)
+    axis.set(ylim=(len(accuracies) - 0.5, -0.5), xlabel="test accuracy (%)", title=title or "")
     return figure
 
 
@@ -118,12 +87,11 @@ def pictures(images, titles: Sequence[str] | None = None, columns: int = 10):
     """A grid of pictures, uint8 ``[n, h, w, c]``."""
     rows = -(-len(images) // columns)
     figure, axes = _figure(rows, columns, (0.85 * columns, 0.98 * rows), squeeze=False)
-    for axis in axes.flat:
+    for place, axis in enumerate(axes.flat):
         axis.axis("off")
-    for place, (axis, image) in enumerate(zip(axes.flat, images, strict=False)):
-        axis.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None)
-        if titles is not None:
-            axis.set_title(titles[place], fontsize=8)
+        if place < len(images):
+            axis.imshow(images[place].squeeze(), cmap="gray")
+            axis.set_title("" if titles is None else titles[place], fontsize=8)
     return figure
 
 
@@ -136,10 +104,9 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
         masks: bool ``[n, h, w]``; outlines the object, and with ``scores`` writes the share of each
             map's energy on it above the map.
     """
-    count = len(images)
-    figure, axes = _figure(
-        1 + len(features), count, (1.15 * count + 0.9, 1.25 * (1 + len(features)))
-    )
+    count, rows = len(images), 1 + len(features)
+    figure, axes = _figure(rows, count, (1.15 * count + 0.9, 1.25 * rows))
+    extent = (-0.5, images.shape[2] - 0.5, images.shape[1] - 0.5, -0.5)  # in the picture's pixels
     maps = {}
     for name, feature in features.items():
         energy = (np.asarray(feature, np.float32) ** 2).mean(-1)  # (n, h, w)
@@ -152,21 +119,12 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
         axes[0, column].imshow(images[column].squeeze(), cmap="gray")
         for row, (name, energy) in enumerate(maps.items(), 1):
             axis = axes[row, column]
-            h, w = images.shape[1:3]
-            shown = axis.imshow(
-                energy[column],
-                cmap="magma",
-                vmin=0,
-                vmax=top,
-                extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-            )
+            shown = axis.imshow(energy[column], cmap="magma", vmin=0, vmax=top, extent=extent)
             if masks is not None:
                 axis.contour(masks[column], levels=[0.5], colors="white", linewidths=0.8)
-                if scores:
-                    share = metrics.object_share(
-                        np.asarray(features[name])[column : column + 1], masks[column : column + 1]
-                    )
-                    axis.set_title(f"{100 * float(share[0]):.0f} %", fontsize=8, pad=2)
+            if masks is not None and scores:
+                share = metrics.object_share(np.asarray(features[name])[[column]], masks[[column]])
+                axis.set_title(f"{100 * float(share[0]):.0f} %", fontsize=8, pad=2)
     for axis, name in zip(axes[:, 0], ["picture", *features], strict=True):
         axis.set_ylabel(name.replace(" + ", "\n+ "), fontsize=9)
     figure.colorbar(shown, ax=axes[1:, :], shrink=0.7, label="attention ÷ its mean")
@@ -174,12 +132,9 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
 
 
 def network_attention(networks: dict, split, stage: int = -1):
-    """:func:`attention_maps` of networks on the pictures of a split, with its masks.
+    """:func:`attention_maps` of networks, by name, on the pictures of a split, with its masks.
 
-    Args:
-        networks: name → network.
-        split: the pictures to show.
-        stage: which stage's feature map, from 1; -1 is the last.
+    ``stage`` chooses the feature map, from 1; -1 is the last.
     """
     features = {name: predict(net, split.images).features[stage] for name, net in networks.items()}
     return attention_maps(split.images, features, split.masks)
@@ -189,8 +144,7 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
            xlabel: str = "", ylabel: str = "", cmap: str = "viridis"):  # fmt: skip
     """A heat map with its numbers written in: class similarities, or a sweep of two settings."""
     values = np.asarray(values)
-    size = (1.6 + 0.52 * len(columns), 1.2 + 0.38 * len(rows))
-    figure, axis = _figure(size=size)
+    figure, axis = _figure(size=(1.6 + 0.52 * len(columns), 1.2 + 0.38 * len(rows)))
     shown = axis.imshow(values, cmap=cmap, aspect="auto")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for i, j in np.ndindex(values.shape):
@@ -198,10 +152,8 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
             colour = "white" if values[i, j] < middle else "black"
             axis.text(j, i, form.format(values[i, j]), ha="center", va="center", color=colour,
                       fontsize=8)  # fmt: skip
-    rotation = 45 if max(map(len, columns)) > 4 else 0
-    axis.set_xticks(
-        range(len(columns)), columns, rotation=rotation, ha="right" if rotation else "center"
-    )
+    turned = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 4 else {}
+    axis.set_xticks(range(len(columns)), columns, **turned)
     axis.set_yticks(range(len(rows)), rows)
     axis.grid(False)
     axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -227,8 +179,6 @@ def bars(rows: dict[str, Sequence[float]], classes: Sequence[str], ylabel: str):
 
 def save(figure, path) -> None:
     """Write a figure as a crisp PNG and release its memory."""
-    import pathlib
-
     import matplotlib.pyplot as plt
 
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)

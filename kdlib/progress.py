@@ -9,10 +9,7 @@ from kdlib.history import History
 class Progress:
     """Shows one run of training. Reading the metrics stops the device, so it does so rarely.
 
-    Args:
-        label: what is being trained.
-        total: pictures of the whole run, all seeds and epochs.
-        enabled: False shows nothing.
+    ``label`` says what is trained; ``total`` counts pictures of all seeds and epochs.
     """
 
     def __init__(self, label: str, total: int, enabled: bool = True):
@@ -20,17 +17,14 @@ class Progress:
         self.done, self.skipped, self.text = 0, 0, ""
         self.started = self.shown = time.monotonic()
         self.bar = self.line = None
-        if not enabled:
-            return
-        if _in_notebook():
+        if enabled and _in_notebook():
             from IPython.display import display
 
             self.line = display({"text/plain": label}, raw=True, display_id=True)
-        elif sys.stderr.isatty():
+        elif enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            # One line of our own, in place of a bar: the metrics need its room.
-            self.bar = tqdm(total=total, bar_format="{desc}")
+            self.bar = tqdm(total=total, bar_format="{desc}")  # the metrics need the bar's room
 
     def skip(self, pictures: int) -> None:
         """Count pictures of epochs that an earlier, interrupted run has trained."""
@@ -44,56 +38,43 @@ class Progress:
             self.bar.update(pictures)
         if self.enabled and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
-            count = float(sums["count"].sum())
-            self._show(
-                f"loss {float(sums['loss'].sum()) / count:.3f}  "
-                f"train {100 * float(sums['correct'].sum()) / count:.1f} %"
-            )
+            count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "correct"))
+            self._show(f"loss {loss / count:.3f}  train {100 * correct / count:.1f} %")
 
     def epoch(self, history: History, epoch: int, epochs: int, seeds: list[int]) -> None:
         """Show the metrics of a finished epoch."""
-        which = ", ".join(map(str, seeds))
         place = history.seeds.index(seeds[0])
-        values = {name: curves[place][-1] for name, curves in history.curves.items()}
-        text = (
-            f"seed {which}  epoch {epoch}/{epochs}  loss {values['train_loss']:.3f}  "
-            f"train {100 * values['train_accuracy']:.1f} %"
-        )
-        for name in ("validation", "test"):
-            if f"{name}_accuracy" in values:
-                text += f"  {name} {100 * values[f'{name}_accuracy']:.1f} %"
-        self.text = text + "  "
+        last = {name: curves[place][-1] for name, curves in history.curves.items()}
+        self.text = f"seed {', '.join(map(str, seeds))}  epoch {epoch}/{epochs}  "
+        self.text += f"loss {last['train_loss']:.3f}  "
+        for name in ("train", "validation", "test"):
+            if f"{name}_accuracy" in last:
+                self.text += f"{name} {100 * last[f'{name}_accuracy']:.1f} %  "
         self._show("")
         if self.enabled and self.bar is None and self.line is None:
-            rate, left = self._pace()
-            print(f"{self.label}  {self.text} {rate:.0f} pictures/s  {left} left", flush=True)
+            print(f"{self.label}  {self.text} {self._pace()}", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
         elif self.line is not None:
-            took = time.monotonic() - self.started
-            self.line.update({"text/plain": f"{self.label}  {self.text} {took:.0f} s"}, raw=True)
+            took = f"{self.label}  {self.text} {time.monotonic() - self.started:.0f} s"
+            self.line.update({"text/plain": took}, raw=True)
 
     def _show(self, text):
-        rate, left = self._pace()
         share = 100 * self.done // self.total
-        line = f"{self.label}  {share} %  {self.text}{text}  {rate:.0f} pictures/s  {left} left"
+        line = f"{self.label}  {share} %  {self.text}{text}  {self._pace()}"
         if self.bar is not None:
             self.bar.set_description_str(line)
         elif self.line is not None:
             self.line.update({"text/plain": line}, raw=True)
 
-    def _pace(self):
-        trained = self.done - self.skipped
-        rate = trained / max(time.monotonic() - self.started, 1e-3)
+    def _pace(self) -> str:
+        rate = (self.done - self.skipped) / max(time.monotonic() - self.started, 1e-3)
         left = int((self.total - self.done) / rate) if rate else 0
-        return rate, f"{left // 60}:{left % 60:02d}"
+        return f"{rate:.0f} pictures/s  {left // 60}:{left % 60:02d} left"
 
 
 def _in_notebook() -> bool:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return "IPKernelApp" in getattr(get_ipython(), "config", {})
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    return bool(ipython) and "IPKernelApp" in getattr(ipython.get_ipython(), "config", {})
