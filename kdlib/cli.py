@@ -1,10 +1,17 @@
 """Command lines of the three scripts: the original cookbook's flags, and ours."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import sys
 from dataclasses import fields, replace
+
+import jax
+
+from kdlib import checkpoint, metrics, models, plots, report, tensorboard
+from kdlib.data import Dataset, load
+from kdlib.train import Recipe, fit
 
 ORIGINAL = """the original cookbook's command works as written:
   python train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 \\
@@ -39,158 +46,104 @@ def run(main) -> None:
         raise SystemExit(130) from None
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
+def _checked(kind, accepts, what: str):
+    def parse(text: str):
+        with contextlib.suppress(ValueError):
+            if accepts(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+
+    return parse
 
 
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return value
-
-
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return value
+positive = _checked(lambda text: int(text) if text.isdigit() else 0, bool, "a whole number above 0")
+share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def training_parser(prog: str, description: str) -> Parser:
     """The flags that ``train.py`` and ``train_w_kd.py`` share."""
     parser = Parser(prog=prog, usage="%(prog)s [options]", description=description, epilog=ORIGINAL,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        default="CIFAR10",
-        help="TFDS name, shapes, or a folder of pictures per class (%(default)s)",
-    )
-    data.add_argument("--data_path", help="folder of prepared TFDS sets (~/tensorflow_datasets)")
-    data.add_argument("--subset", type=positive, help="train on so many pictures only")
-    data.add_argument("--validation", type=positive, default=0,
-                      help="hold out so many training pictures")  # fmt: skip
-    data.add_argument("--image_size", type=positive, help="resize pictures to this side")
+    switch = argparse.BooleanOptionalAction
+    # fmt: off
+    flag = parser.add_argument_group("data").add_argument
+    flag("--dataset", default="CIFAR10",
+         help="TFDS name, shapes, or a folder of pictures per class (%(default)s)")
+    flag("--data_path", help="folder of prepared TFDS sets (~/tensorflow_datasets)")
+    flag("--subset", type=positive, help="train on so many pictures only")
+    flag("--validation", type=positive, default=0, help="hold out so many training pictures")
+    flag("--image_size", type=positive, help="resize pictures to this side")
 
-    recipe = parser.add_argument_group("recipe (the original's values by default)")
-    recipe.add_argument("--train_epoch", type=positive, default=200, metavar="EPOCHS", help="200")
-    recipe.add_argument("--batch_size", type=positive, default=128, help="128")
-    recipe.add_argument("--learning_rate", type=above_zero, default=0.1, help="0.1")
-    recipe.add_argument(
-        "--decay_points",
-        type=share,
-        nargs="*",
-        default=(0.3, 0.6, 0.8),
-        metavar="SHARE",
-        help="when the rate drops, shares of the run: 0.3 0.6 0.8",
-    )
-    recipe.add_argument("--decay_rate", type=above_zero, default=0.2, help="by what factor: 0.2")
-    recipe.add_argument("--weight_decay", type=share, default=5e-4, help="5e-4")
-    recipe.add_argument("--val_batch_size", type=positive, default=250, help="250")
-    recipe.add_argument(
-        "--zero_init",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="start every residual block as the identity",
-    )
-    recipe.add_argument("--bf16", action="store_true", help="compute convolutions in bfloat16")
-    recipe.add_argument("--seed", type=int, default=0, help="the first seed (0)")
-    recipe.add_argument("--seeds", type=positive, default=1, help="how many, counted from --seed")
+    flag = parser.add_argument_group("recipe (the original's values by default)").add_argument
+    flag("--train_epoch", type=positive, default=200, metavar="EPOCHS", help="200")
+    flag("--batch_size", type=positive, default=128, help="128")
+    flag("--learning_rate", type=above_zero, default=0.1, help="0.1")
+    flag("--decay_points", type=share, nargs="*", default=(0.3, 0.6, 0.8), metavar="SHARE",
+         help="when the rate drops, shares of the run: 0.3 0.6 0.8")
+    flag("--decay_rate", type=above_zero, default=0.2, help="by what factor: 0.2")
+    flag("--weight_decay", type=share, default=5e-4, help="5e-4")
+    flag("--val_batch_size", type=positive, default=250, help="250")
+    flag("--zero_init", action=switch, default=True,
+         help="start every residual block as the identity")
+    flag("--bf16", action="store_true", help="compute convolutions in bfloat16")
+    flag("--seed", type=int, default=0, help="the first seed (0)")
+    flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
 
-    machine = parser.add_argument_group("machine and output")
-    machine.add_argument("--gpu_id", default=None, help="which GPU; noted and ignored without one")
-    machine.add_argument("--deterministic", action="store_true",
-                         help="bit-identical runs on a GPU too (a CPU always is)")  # fmt: skip
-    machine.add_argument(
-        "--train_path",
-        default="runs/test",
-        type=pathlib.Path,
-        help="folder of the run (%(default)s); a run in it is resumed",
-    )
-    machine.add_argument("--do_log", action=argparse.BooleanOptionalAction, default=True,
-                         help="write TensorBoard event files")  # fmt: skip
-    machine.add_argument("--trained_param", help="start from the weights of this checkpoint")
-    machine.add_argument(
-        "--publish",
-        metavar="NAME",
-        help="also save the first seed's network in pretrained/ under this name",
-    )
+    flag = parser.add_argument_group("machine and output").add_argument
+    flag("--gpu_id", help="which GPU; noted and ignored without one")
+    flag("--deterministic", action="store_true",
+         help="bit-identical runs on a GPU too (a CPU always is)")
+    flag("--train_path", default="runs/test", type=pathlib.Path,
+         help="folder of the run (%(default)s); a run in it is resumed")
+    flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
+    flag("--trained_param", help="start from the weights of this checkpoint")
+    flag("--publish", metavar="NAME",
+         help="also save the first seed's network in pretrained/ under this name")
+    # fmt: on
     return parser
 
 
 def choose_device(gpu_id: str | None, deterministic: bool) -> None:
-    """Restrict JAX to one GPU. Must run before JAX starts its back end.
-
-    Raises:
-        ValueError: the machine has GPUs, but not that one.
-    """
+    """Restrict JAX to one GPU, before its back end starts; ValueError if only others are there."""
     if deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
     if gpu_id is None:
         return
-    import jax
-
-    try:
-        gpus = jax.devices("gpu")
-    except RuntimeError:
-        gpus = []
+    gpus = {}
+    with contextlib.suppress(RuntimeError):  # JAX was built without GPUs or finds none
+        gpus = {str(gpu.id): gpu for gpu in jax.devices("gpu")}
     if not gpus:
         print(f"--gpu_id {gpu_id}: this machine has no GPU that JAX can use; running on the CPU")
-        return
-    by_id = {str(gpu.id): gpu for gpu in gpus}
-    if gpu_id not in by_id:
-        raise ValueError(f"--gpu_id {gpu_id}: this machine has the GPUs {', '.join(by_id)}")
-    jax.config.update("jax_default_device", by_id[gpu_id])
+    elif gpu_id not in gpus:
+        raise ValueError(f"--gpu_id {gpu_id}: this machine has the GPUs {', '.join(gpus)}")
+    else:
+        jax.config.update("jax_default_device", gpus[gpu_id])
 
 
-def recipe_of(options):
+def recipe_of(options) -> Recipe:
     """The recipe that the flags describe."""
-    from kdlib.train import Recipe
-
     names = {"epochs": "train_epoch", "eval_batch_size": "val_batch_size", "bfloat16": "bf16"}
     given = {f.name: getattr(options, names.get(f.name, f.name), None) for f in fields(Recipe)}
     given["decay_points"] = tuple(options.decay_points)
     return replace(Recipe(), **{name: value for name, value in given.items() if value is not None})
 
 
-def load_data(options):
+def load_data(options) -> Dataset:
     """The data set that the flags describe."""
-    from kdlib import data
-
-    return data.load(
-        options.dataset, validation=options.validation, subset=options.subset,
-        data_dir=options.data_path, image_size=options.image_size,
-    )  # fmt: skip
+    return load(options.dataset, validation=options.validation, subset=options.subset,
+                data_dir=options.data_path, image_size=options.image_size)  # fmt: skip
 
 
 def load_network(path, architecture, options, data):
     """A checkpoint for this data, computing as the flags say."""
-    import jax.numpy as jnp
-
-    from kdlib import checkpoint
-
-    dtype = jnp.bfloat16 if options.bf16 else jnp.float32
+    dtype = jax.numpy.bfloat16 if options.bf16 else jax.numpy.float32
     return checkpoint.load_network(path, architecture, data.num_classes, dtype)[0]
 
 
 def train_and_report(name: str, transfer, options, data) -> None:
     """Train, then leave networks, figures and a summary under ``--train_path``."""
-    from kdlib import checkpoint, metrics, models, plots, report, tensorboard
-    from kdlib.train import fit
-
     name = student = models.canonical(name)
     if options.trained_param:
         load_network(options.trained_param, name, options, data)  # errors come before any training
@@ -199,31 +152,24 @@ def train_and_report(name: str, transfer, options, data) -> None:
             return load_network(options.trained_param, name, options, data)
 
         student.__name__ = f"{name} from {options.trained_param}"
-
     run_dir = options.train_path.expanduser()
     if run_dir.exists() and not run_dir.is_dir():
         raise NotADirectoryError(f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
-    run = fit(
-        student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
-        label=getattr(options, "distiller", name),
-        on_epoch=tensorboard.Writer(run_dir) if options.do_log else None,
-    )  # fmt: skip
-    history = run.history
-    published = {
-        "architecture": name, "classes": list(data.classes),
-        "data": data.describe(), "recipe": history.config["recipe"],
-        "distiller": history.config["distiller"], "device": history.protocol["device"],
-        "parameters": history.protocol["parameters"], "versions": history.protocol["versions"],
-    }  # fmt: skip
+    run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
+              label=getattr(options, "distiller", name),
+              on_epoch=tensorboard.Writer(run_dir) if options.do_log else None)  # fmt: skip
+    history, config, protocol = run.history, run.history.config, run.history.protocol
+    facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
+    facts |= {key: config[key] for key in ("recipe", "distiller")}
+    facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
     for place, (seed, network) in enumerate(zip(history.seeds, run.students, strict=True)):
-        facts = published | {"seed": seed, "test_accuracy": round(history.last()[place], 4)}
+        facts |= {"seed": seed, "test_accuracy": round(history.last()[place], 4)}
         checkpoint.save_network(run_dir / f"student-seed-{seed}", network, facts)
         if options.publish and place == 0:
             checkpoint.publish(options.publish, network, facts)
     plots.use_style()
-    label = f"{name}, {history.config['distiller']}"
-    plots.save(plots.curves({label: history}), run_dir / "curves.png")
+    plots.save(plots.curves({f"{name}, {config['distiller']}": history}), run_dir / "curves.png")
     print(f"test accuracy {metrics.interval(history.last())} % (last epoch)")
     print(report.protocol(history))
     print(f"config, history, networks and curves.png: {run_dir}/")
