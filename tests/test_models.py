@@ -126,20 +126,20 @@ def shufflenet(first, classes):
 
 @pytest.mark.parametrize(
     ("name", "parameters", "millions"),
-    # The distillation literature at 100 classes; WRN-40-1 and WRN-28-10: the paper, at 10 (both
-    # rounded to a tenth there). VGG has biases there, 0.03 % more.
+    # Millions: the distillation literature's, WRN-28-10 the paper's; None where none is known. The
+    # literature's VGG has biases (0.04 % more), its ShuffleNetV2 a 1x1 stem (0.04 % less).
     [
         ("WRN16-2", wrn(16, 2, 100), 0.70), ("WRN40-2", wrn(40, 2, 100), 2.26),
-        ("WRN40-1", wrn(40, 1, 100), 0.57), ("WRN28-10", wrn(28, 10, 100), 36.5),
-        ("VGG8", vgg(1, 100), 3.96), ("VGG13", vgg(2, 100), 9.46),
-        ("MobileNetV2", mobilenet(0.5, 100), 0.81), ("MobileNetV2x1", mobilenet(1, 100), 2.35),
+        ("WRN40-1", wrn(40, 1, 100), None), ("WRN28-10", wrn(28, 10, 100), 36.5),
+        ("VGG8", vgg(1, 100), 3.97), ("VGG13", vgg(2, 100), 9.46),
+        ("MobileNetV2", mobilenet(0.5, 100), 0.81), ("MobileNetV2x1", mobilenet(1, 100), None),
         ("ShuffleNetV2", shufflenet(116, 100), 1.36),
-        ("ShuffleNetV2x0.5", shufflenet(48, 100), 0.44),
+        ("ShuffleNetV2x0.5", shufflenet(48, 100), None),
     ],
 )  # fmt: skip
 def test_parameters_are_those_counted_by_hand(name, parameters, millions):
     assert models.cost(name, (8, 8, 3), classes=100).parameters == parameters
-    assert parameters / 1e6 == pytest.approx(millions, rel=0.01)
+    assert millions is None or parameters / 1e6 == pytest.approx(millions, rel=0.01)
 
 
 def shapes(model, side, train):

@@ -1,6 +1,7 @@
 """ShuffleNetV2 at CIFAR size. Ma et al., ECCV 2018, arXiv:1807.11164.
 
-Differs from the paper: the stem has stride 1 and no pooling, as in the distillation literature.
+Differs from the paper: the stem has stride 1 and no pooling, as in HobbitLong/RepDistiller:models/
+ShuffleNetv2.py, where it is a 1x1 convolution, though.
 """
 
 import jax
