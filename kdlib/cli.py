@@ -74,7 +74,6 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--subset", type=positive, help="train on so many pictures only")
     flag("--validation", type=positive, default=0, help="hold out so many training pictures")
     flag("--image_size", type=positive, help="resize pictures to this side")
-
     flag = parser.add_argument_group("recipe (the original's values by default)").add_argument
     flag("--train_epoch", type=positive, default=200, metavar="EPOCHS", help="200")
     flag("--batch_size", type=positive, default=128, help="128")
@@ -89,7 +88,6 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--bf16", action="store_true", help="compute convolutions in bfloat16")
     flag("--seed", type=int, default=0, help="the first seed (0)")
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
-
     flag = parser.add_argument_group("machine and output").add_argument
     flag("--gpu_id", help="which GPU; noted and ignored without one")
     flag("--deterministic", action="store_true",

@@ -98,11 +98,9 @@ def pictures(images, titles: Sequence[str] | None = None, columns: int = 10):
 def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bool = True):
     """Where networks look: a row per network, a column per picture, one colour scale for all.
 
-    Args:
-        images: uint8 ``[n, h, w, c]``.
-        features: name of a network → its feature map, ``[n, h, w, c]``.
-        masks: bool ``[n, h, w]``; outlines the object, and with ``scores`` writes the share of each
-            map's energy on it above the map.
+    ``images`` are uint8 ``[n, h, w, c]``; ``features`` maps names of networks to feature maps, also
+    ``[n, h, w, c]``; ``masks``, bool ``[n, h, w]``, outline the object, and with ``scores`` the
+    share of a map's energy on it is written above.
     """
     count, rows = len(images), 1 + len(features)
     figure, axes = _figure(rows, count, (1.15 * count + 0.9, 1.25 * rows))

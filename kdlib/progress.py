@@ -16,15 +16,17 @@ class Progress:
         self.label, self.total, self.enabled = label, total, enabled
         self.done, self.skipped, self.text = 0, 0, ""
         self.started = self.shown = time.monotonic()
-        self.bar = self.line = None
+        self.bar = self.write = None
         if enabled and _in_notebook():
             from IPython.display import display
 
-            self.line = display({"text/plain": label}, raw=True, display_id=True)
+            line = display({"text/plain": label}, raw=True, display_id=True)
+            self.write = lambda text: line.update({"text/plain": text}, raw=True)
         elif enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, bar_format="{desc}")  # the metrics need the bar's room
+            self.bar = tqdm(bar_format="{desc}")  # the metrics need the bar's room
+            self.write = self.bar.set_description_str
 
     def skip(self, pictures: int) -> None:
         """Count pictures of epochs that an earlier, interrupted run has trained."""
@@ -34,8 +36,6 @@ class Progress:
     def advance(self, pictures: int, sums: dict | None = None) -> None:
         """Count trained pictures; ``sums`` (on the device) are read once a second at most."""
         self.done += pictures
-        if self.bar is not None:
-            self.bar.update(pictures)
         if self.enabled and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
             count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "correct"))
@@ -51,23 +51,19 @@ class Progress:
             if f"{name}_accuracy" in last:
                 self.text += f"{name} {100 * last[f'{name}_accuracy']:.1f} %  "
         self._show("")
-        if self.enabled and self.bar is None and self.line is None:
+        if self.enabled and not self.write:
             print(f"{self.label}  {self.text} {self._pace()}", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-        elif self.line is not None:
-            took = f"{self.label}  {self.text} {time.monotonic() - self.started:.0f} s"
-            self.line.update({"text/plain": took}, raw=True)
+        elif self.write:
+            self.write(f"{self.label}  {self.text} {time.monotonic() - self.started:.0f} s")
 
     def _show(self, text):
-        share = 100 * self.done // self.total
-        line = f"{self.label}  {share} %  {self.text}{text}  {self._pace()}"
-        if self.bar is not None:
-            self.bar.set_description_str(line)
-        elif self.line is not None:
-            self.line.update({"text/plain": line}, raw=True)
+        if self.write:
+            share = 100 * self.done // self.total
+            self.write(f"{self.label}  {share} %  {self.text}{text}  {self._pace()}")
 
     def _pace(self) -> str:
         rate = (self.done - self.skipped) / max(time.monotonic() - self.started, 1e-3)
