@@ -1,7 +1,20 @@
-"""Feedback on the exercises of the notebooks, which ``notebooks/exercises.py`` defines."""
+"""Feedback: on the exercises of the notebooks, and on distillers of one's own."""
 
+import functools
+import math
 import pathlib
 import runpy
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kdlib import checkpoint, distillers, report
+from kdlib.data import Batch
+from kdlib.models import Outputs
 
 FILE = pathlib.Path(__file__).resolve().parent.parent / "notebooks" / "exercises.py"
 
@@ -24,3 +37,192 @@ def answer(exercise: str, given) -> None:
         print(f"exercise {exercise}: not yet - {error}")
     else:
         print(f"exercise {exercise}: passed")
+
+
+def outputs(seed: int, n: int = 4, classes: int = 10, scale: float = 1.0, channels: int = 6):
+    """Made-up :class:`Outputs` of a network with a stem and three stages, on 8x8 pictures."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.normal(0, scale, shape), jnp.float32)  # noqa: E731
+    preacts = [draw(n, side, side, channels) for side in (8, 8, 4, 2)]
+    features = tuple(jnp.maximum(x, 0) for x in preacts)
+    head = (draw(channels, classes) / scale, draw(classes) / scale)
+    norms = ((jnp.ones(channels), 0.3 * jnp.arange(channels) - 1.0),) * 3
+    embedding = features[-1].mean((1, 2))
+    return Outputs(draw(n, classes), embedding, features, tuple(preacts[1:]), head, norms)
+
+
+def labels_of(shown: Outputs) -> jax.Array:
+    """Made-up labels: 0, 1, … round and round the classes."""
+    return jnp.arange(len(shown.logits)) % shown.logits.shape[-1]
+
+
+def loss_of(distiller, student: Outputs, teacher: Outputs) -> Callable:
+    """The knowledge loss as a function of two ``Outputs``, prepared for shapes like these."""
+    distiller = distillers.own(distiller)
+    labels = labels_of(student)
+    distiller.prepare(student, teacher, nnx.Rngs(0), jnp.arange(40) % student.logits.shape[-1])
+    distiller.train()
+    graph, state = nnx.split(nnx.clone(distiller))
+    state = nnx.to_pure_dict(state)  # arrays, so that every call gets variables of its own
+
+    def loss(s, t, y=labels, state=state):
+        batch = Batch(s.logits, y, jnp.arange(len(y)), 1.0, jax.random.key(0))
+        return nnx.merge(graph, state)(s, t, y, batch)
+
+    loss.distiller, loss.state = distiller, state
+    return loss
+
+
+def _per_picture(values, shown: Outputs) -> Outputs:
+    change = lambda x: x * values.reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
+    maps = jax.tree.map(change, (shown.embedding, shown.features, shown.preacts))
+    return Outputs(shown.logits, *maps, shown.head, shown.norms)
+
+
+# Changes of both sides that a method may declare itself blind to.
+CHANGES: dict[str, Callable[[Outputs], Outputs]] = {
+    "constant per row of logits": lambda s: s._replace(
+        logits=s.logits + jnp.linspace(-9, 9, len(s.logits))[:, None]),
+    "affine per row of logits": lambda s: s._replace(
+        logits=jnp.linspace(0.5, 3, len(s.logits))[:, None] * s.logits - 2.0),
+    "scale of a picture's features": lambda s: _per_picture(jnp.linspace(0.5, 4, len(s.logits)), s),
+    "scale of all features": lambda s: _per_picture(jnp.full(len(s.logits), 3.0), s),
+    "shift of the embedding": lambda s: s._replace(embedding=s.embedding + 2.0),
+    "rotation of the embedding": lambda s: s._replace(embedding=s.embedding[:, ::-1]),
+}  # fmt: skip
+EXTREMES = ("logits of 10,000", "equal pictures", "all-zero maps", "two classes", "one picture")
+
+
+def _finite(tree) -> bool:
+    return all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(tree) if x.dtype != jnp.int32)
+
+
+def _zero_at_match(make):
+    x = outputs(0)
+    value = float(loss_of(make(), x, x)(x, x))
+    usual = abs(float(loss_of(make(), x, outputs(1))(x, outputs(1))))
+    if distillers.own(make()).zero_at_match:
+        assert abs(value) <= 1e-4 * usual + 1e-6, f"{value:.3g} where student and teacher show the same"
+        return "0 where both show the same"
+    return "not claimed"
+
+
+def _gradient(make):
+    student, teacher = outputs(0), outputs(1)
+    loss = loss_of(make(), student, teacher)
+    s, t = jax.grad(loss, argnums=(0, 1))(student, teacher)
+    assert any(x.any() for x in jax.tree.leaves(s)), "the student gets no gradient"
+    assert not any(x.any() for x in jax.tree.leaves(t)), "the teacher gets a gradient"
+    count = sum(x.size for x in jax.tree.leaves(nnx.state(loss.distiller, nnx.Param)))
+    return "to the student only" if not count else f"to the student and {count} own parameters"
+
+
+def _extremes(make):
+    for case in EXTREMES:
+        n, classes = (1 if case == "one picture" else 4), (2 if case == "two classes" else 10)
+        scale = 1e4 if case == "logits of 10,000" else 1.0
+        student, teacher = outputs(0, n, classes), outputs(1, n, classes)
+        student = student._replace(logits=scale * student.logits)
+        teacher = teacher._replace(logits=scale * teacher.logits)
+        if case == "equal pictures":
+            same = lambda x: jnp.broadcast_to(x[:1], x.shape) if len(x) == n else x  # noqa: E731
+            student, teacher = jax.tree.map(same, student), jax.tree.map(same, teacher)
+        if case == "all-zero maps":
+            maps = jax.tree.map(jnp.zeros_like, (student.features, student.preacts))
+            student = student._replace(embedding=0 * student.embedding, features=maps[0],
+                                       preacts=maps[1])  # fmt: skip
+        value, slope = jax.value_and_grad(loss_of(make(), student, teacher))(student, teacher)
+        assert math.isfinite(value), f"the loss is {value} for {case}"
+        assert _finite(slope), f"the gradient is not finite for {case}"
+    x = outputs(0)
+    assert _finite(jax.grad(loss_of(make(), x, x))(x, x)), "the gradient is not finite at a match"
+    return f"finite for {', '.join(EXTREMES)}, and at a match"
+
+
+def _order(make):
+    if not getattr(distillers.own(make()), "any_order", True):
+        return "not claimed"
+    student, teacher, order = outputs(0), outputs(1), jnp.array([2, 0, 3, 1])
+    shuffle = lambda s: Outputs(*jax.tree.map(lambda x: x[order], tuple(s)[:4]), *s[4:])  # noqa: E731
+    loss = loss_of(make(), student, teacher)
+    straight = loss(student, teacher)
+    shuffled = loss(shuffle(student), shuffle(teacher), labels_of(student)[order])
+    _same(straight, shuffled, "the loss depends on the order of the batch")
+    return "the same in any order of the batch"
+
+
+def _compiled(make):
+    pairs = [(outputs(2 * i), outputs(2 * i + 1)) for i in range(3)]
+    loss = loss_of(make(), *pairs[0])
+    loss = functools.partial(loss, y=labels_of(pairs[0][0]))
+    eager = jnp.stack([loss(*pair) for pair in pairs])
+    _same(eager, jnp.stack([jax.jit(loss)(*pair) for pair in pairs]), "jit gives another value")
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    _same(eager, jax.vmap(loss)(*stacked), "vmap over seeds gives another value")
+    return "the same under jit and vmap"
+
+
+def _invariances(make):
+    declared = distillers.own(make()).invariances
+    student, teacher = outputs(0), outputs(1)
+    loss = loss_of(make(), student, teacher)
+    for change in declared:
+        if change not in CHANGES:
+            raise ValueError(f"unknown invariance '{change}': known are {', '.join(CHANGES)}")
+        changed = loss(CHANGES[change](student), CHANGES[change](teacher))
+        _same(loss(student, teacher), changed, f"it does notice a {change}")
+    return "; ".join(declared) or "none claimed"
+
+
+def _state(make):
+    student, teacher = outputs(0), outputs(1)
+    loss = loss_of(make(), student, teacher)
+    state = loss.state
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save_tree(f"{folder}/state", state, {})
+        again, _ = checkpoint.restore_tree(f"{folder}/state", state)
+    found, back = loss(student, teacher), loss(student, teacher, state=again)
+    assert float(found) == float(back), "the loss changes when its state is saved and restored"
+    return f"{len(jax.tree.leaves(state))} arrays saved and restored bit for bit"
+
+
+def _same(a, b, message):
+    assert np.allclose(a, b, rtol=2e-4, atol=1e-6), f"{message}: {a} and {b}"
+
+
+CONTRACT: dict[str, Callable] = {
+    "zero at a match": _zero_at_match,
+    "gradient": _gradient,
+    "extremes": _extremes,
+    "batch order": _order,
+    "jit and vmap": _compiled,
+    "invariances": _invariances,
+    "state": _state,
+}
+
+
+def check_distiller(given) -> report.Table:
+    """Run the contract that every method of the cookbook keeps on a distiller of one's own.
+
+    Args:
+        given: a distiller, its class, text that :func:`kdlib.distillers.make` reads, or a function
+            ``(student, teacher, labels) -> scalar``. Attributes of the function declare more:
+            ``zero_at_match``, ``invariances``, ``any_order``.
+
+    Returns:
+        A table of the promises, whether each is kept, and what was found. Nothing is raised for a
+        promise that is broken.
+    """
+    make = lambda: nnx.clone(  # noqa: E731
+        distillers.make(given) if isinstance(given, str) else distillers.own(given)
+    )
+    make()  # what is no distiller at all is said at once
+    rows = [["promise", "kept", "found"]]
+    for promise, test in CONTRACT.items():
+        try:
+            rows.append([promise, "yes", test(make)])
+        except Exception as error:
+            text = " ".join(str(error).split())
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            rows.append([promise, "no", f"{kind}{text[:150]}"])
+    return report.markdown(rows)

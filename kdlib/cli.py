@@ -85,6 +85,9 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--val_batch_size", type=positive, default=250, help="250")
     flag("--zero_init", action=switch, default=True,
          help="start every residual block as the identity")
+    flag("--dot", type=share, default=0.0, metavar="DELTA",
+         help="distillation-oriented training with this difference of momenta: 0.075 in the paper")
+    flag("--test_every", type=positive, default=1, help="epochs between tests (1)")
     flag("--bf16", action="store_true", help="compute convolutions in bfloat16")
     flag("--seed", type=int, default=0, help="the first seed (0)")
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
@@ -161,6 +164,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
     facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
     facts |= {key: config[key] for key in ("recipe", "distiller")}
     facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
+    if not isinstance(run.student, models.Network):  # SimKD's, an ensemble: not to be built by name
+        facts["architecture"] = f"{name} in {type(run.student).__name__}"
     for place, (seed, network) in enumerate(zip(history.seeds, run.students, strict=True)):
         facts |= {"seed": seed, "test_accuracy": round(history.last()[place], 4)}
         checkpoint.save_network(run_dir / f"student-seed-{seed}", network, facts)

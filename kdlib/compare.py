@@ -1,28 +1,32 @@
 """Run several methods under one recipe and print the table that compares them.
 
     python -m kdlib.compare                                   # the demo: four methods, three seeds
-    python -m kdlib.compare --methods plain "AT(beta=300)" --seeds 5 --out runs/mine
+    python -m kdlib.compare --table offline --seeds 5         # or online, or self
+    python -m kdlib.compare --methods plain "AT(beta=300)" mine.py:my_loss --out runs/mine
 
-Every method leaves its record in ``--out``; the same command resumes where it stopped.
+Every method leaves one JSON record in --figures; the same command resumes where it stopped.
 """
 
 import argparse
 import pathlib
-import re
 from dataclasses import replace
 
 import kdlib
-from kdlib import checkpoint, cli, distillers, plots, report
+from kdlib import checkpoint, cli, metrics, plots, report, transfer
 from kdlib.data import Dataset
-from kdlib.history import write_text
-from kdlib.presets import PRESETS, Preset, preset
-from kdlib.train import Run, evaluate, fit
-from kdlib.transfer import Offline, Supervised
+from kdlib.history import History, write_text
+from kdlib.presets import PRESETS, TABLES, Preset, preset
+from kdlib.train import Run, configuration, evaluate, fit, predict
 
 
-def load_data(chosen: Preset, data_dir: str | None = None) -> Dataset:
-    """The data of a preset: its subset of labelled pictures to train students on, its test set."""
+def load_data(chosen: Preset, data_dir: str | None = None, labels: float = 1.0) -> Dataset:
+    """The data of a preset: its subset of labelled pictures to train students on, its test set.
+
+    ``labels`` is the share of those training pictures to keep.
+    """
     data = kdlib.load(chosen.data, subset=chosen.subset, data_dir=data_dir)
+    if labels < 1:
+        data = data.subset(round(labels * len(data.train)), seed=0)
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
@@ -37,39 +41,52 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, progress: bool = T
     ).student
 
 
-def run_methods(
-    methods, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, seeds: int
-) -> dict[str, Run]:
-    """Train every method with the same seeds. ``plain`` is cross-entropy alone."""
-    runs = {}
-    for method in methods:
-        transfer = Supervised()
-        if method != "plain":
-            transfer = Offline(teacher, distillers.make(method))
-        folder = re.sub(r"[^\w.=]+", "-", method).strip("-")
-        runs[method] = fit(
-            chosen.student, data, transfer, chosen.recipe, seeds=seeds, run_dir=out / folder,
-            label=method,
-        )  # fmt: skip
-    return runs
+def run_method(
+    method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, seeds: int,
+    record: pathlib.Path | None = None,
+) -> tuple[History, Run | None]:  # fmt: skip
+    """Train one method, or take its record where the same run has left one.
+
+    Returns:
+        The record, with the quality of its networks on the test set, and the run if there was one.
+    """
+    who = transfer.make(method, teacher)
+    if record and record.exists():
+        history = History.load(record)
+        if history.config == configuration(chosen.student, data, who, chosen.recipe, seeds):
+            return history, None
+    folder = out / report.record_file(method).removesuffix(".json")
+    run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method)
+    shown = predict(teacher, data.test.images)
+    each = [
+        metrics.quality(predict(student, data.test.images), shown, data.test.labels)
+        for student in run.students
+    ]
+    run.history.final = {name: [values[name] for values in each] for name in each[0]}
+    if record:
+        run.history.save(record)
+    return run.history, run
 
 
-def write_report(runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path) -> str:
-    """The table of finished runs. It, the figures and the records behind them go to ``out``."""
+def write_report(
+    histories: dict[str, History], runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path
+) -> str:
+    """The tables of finished runs. They, the figures and the records behind them go to ``out``."""
     plots.use_style()
     accuracy = evaluate(teacher, data.test)["accuracy"]
-    records = report.Records(accuracy, {name: run.history for name, run in runs.items()})
-    records.save(out / "records.json")
-    plots.save(plots.curves(records.histories, teacher=accuracy), out / "curves.png")
-    last = {name: history.last() for name, history in records.histories.items()}
+    records = report.Records(accuracy, histories)
+    records.save(out)
+    if len(histories) <= len(plots.COLOURS):
+        plots.save(plots.curves(histories, teacher=accuracy), out / "curves.png")
+    last = {name: history.last() for name, history in histories.items()}
     plots.save(plots.comparison(last, teacher=accuracy), out / "comparison.png")
-    if data.test.masks is not None:
+    if data.test.masks is not None and runs:
         networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
         shown = data.test.take(slice(8))
         plots.save(plots.network_attention(networks, shown), out / "attention.png")
-    first = next(iter(records.histories.values()))
-    table = report.results_table(records.histories, teacher=accuracy)
-    text = f"{table}\n\n{report.protocol(first)}"
+    table = report.results_table(histories, teacher=accuracy)
+    protocol = report.protocol(next(iter(histories.values())))
+    text = f"{table}\n\n{report.quality_table(histories)}\n\n{protocol}"
     write_text(out / "table.md", text)
     return text
 
@@ -77,20 +94,17 @@ def write_report(runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m kdlib.compare", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="METHOD",
-        help="'plain' and distillers, e.g. 'SoftLogits(alpha=0.5) + AT'",
-    )
-    parser.add_argument("--preset", choices=PRESETS, help="scale of the runs")
-    parser.add_argument("--seeds", type=cli.positive, help="runs per method")
-    parser.add_argument("--epochs", type=cli.positive, help="epochs of every student")
-    parser.add_argument("--data_path", help="folder of prepared TFDS sets")
-    parser.add_argument("--out", default="runs/demo", type=pathlib.Path, help="where runs are kept")
-    parser.add_argument(
-        "--figures", type=pathlib.Path, help="for table and figures (--out/figures)"
-    )
+    add = parser.add_argument
+    add("--table", choices=TABLES, default="demo", help="which methods (demo)")
+    add("--methods", nargs="+", metavar="METHOD",
+        help="these instead: 'plain', distillers, other methods, file.py:Name")  # fmt: skip
+    add("--preset", choices=PRESETS, help="scale of the runs")
+    add("--seeds", type=cli.positive, help="runs per method")
+    add("--epochs", type=cli.positive, help="epochs of every student")
+    add("--labels", type=cli.share, default=1.0, help="share of the training pictures (1)")
+    add("--data_path", help="folder of prepared TFDS sets")
+    add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
+    add("--figures", type=pathlib.Path, help="for tables, figures and records (--out/figures)")
     return parser
 
 
@@ -100,15 +114,23 @@ def main(arguments=None) -> None:
     chosen = preset(options.preset)
     if options.epochs:
         chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=options.epochs))
-    methods = options.methods or chosen.methods
+    methods = options.methods or chosen.table(options.table)
     for method in methods:
-        if method != "plain":
-            distillers.make(method)  # a wrong name ends here, before anything is trained
-    data = load_data(chosen, options.data_path)
-    teacher = load_teacher(chosen, data, options.out / "teacher")
-    runs = run_methods(methods, chosen, data, teacher, options.out, options.seeds or chosen.seeds)
-    figures = options.figures or options.out / "figures"
-    print(f"\n{write_report(runs, data, teacher, figures)}\n")
+        transfer.make(method)  # a wrong name ends here, before anything is trained
+    out = options.out or pathlib.Path("runs") / options.table
+    figures = options.figures or out / "figures"
+    data = load_data(chosen, options.data_path, options.labels)
+    teacher = load_teacher(chosen, data, out / "teacher")
+    histories, runs, seeds = {}, {}, options.seeds or chosen.seeds
+    for method in methods:
+        # The demo shows where its networks look, so it needs them, not only their records.
+        record = figures / report.record_file(method)
+        if options.table == "demo":
+            record.unlink(missing_ok=True)
+        histories[method], run = run_method(method, chosen, data, teacher, out, seeds, record)
+        if options.table == "demo":
+            runs[method] = run
+    print(f"\n{write_report(histories, runs, data, teacher, figures)}\n")
     print(f"figures and records: {figures}/")
 
 

@@ -22,6 +22,8 @@ class History:
     seeds: list[int]
     # Metric → one list per seed → one value per epoch: shares (0..1), nats, seconds wall-clock.
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    # Metrics of the trained networks on the test set, one value per seed: ece, agreement, ….
+    final: dict[str, list[float]] = field(default_factory=dict)
 
     def append(self, seed: int, values: dict[str, float]) -> None:
         """Add one epoch's values to a seed's curves."""
@@ -38,17 +40,26 @@ class History:
         return np.array([max(curve) for curve in self.curves[metric]])
 
     def curve(self, metric: str) -> np.ndarray:
-        """``[seeds, epochs]``."""
+        """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""
         return np.array(self.curves[metric])
+
+    def points(self, metric: str, seed: int | None = None) -> np.ndarray:
+        """The epochs, from 1, that a curve's points belong to; of the first seed if None."""
+        place = 0 if seed is None else self.seeds.index(seed)
+        count, done = len(self.curves[metric][place]), len(self.curves["seconds"][place])
+        every = self.config["recipe"].get("test_every", 1)
+        tested = np.arange(1, done + 1)
+        last = self.protocol.get("epochs", done)
+        return tested if count == done else tested[(tested % every == 0) | (tested == last)]
 
     @property
     def epochs(self) -> int:
         """Epochs that every seed has finished."""
-        return min((len(c) for curves in self.curves.values() for c in curves), default=0)
+        return min(len(curve) for curve in self.curves["seconds"]) if self.curves else 0
 
     def save(self, path) -> None:
         """Write as JSON; a reader never sees half a file."""
-        write_text(path, json.dumps(asdict(self), indent=1))
+        write_text(path, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, path) -> "History":

@@ -1,4 +1,4 @@
-"""What is measured: paired comparisons with verdicts, and how much attention is on the object."""
+"""What is measured: paired verdicts, calibration, fidelity to a teacher, attention on the object."""
 
 from typing import NamedTuple
 
@@ -73,3 +73,71 @@ def object_share(features: jax.Array, masks: jax.Array) -> jax.Array:
     energy = (features.astype(jnp.float32) ** 2).mean(-1)  # (n, h, w)
     covered = masks.reshape(n, h, height // h, w, width // w).mean((2, 4))  # (n, h, w)
     return (energy * covered).sum((1, 2)) / jnp.maximum(energy.sum((1, 2)), 1e-12)
+
+
+class Calibration(NamedTuple):
+    """How far probabilities can be believed.
+
+    ``nll`` (nats) and ``brier`` (0..2) are means over pictures; ``ece`` is the mean distance of
+    confidence and accuracy over bins of confidence, weighted by ``share``, each bin's share of the
+    pictures. ``confidence``, ``accuracy`` and ``share`` are ``[bins]``, zero where a bin is empty.
+    """
+
+    nll: float
+    brier: float
+    ece: float
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    share: np.ndarray
+
+
+def calibration(logits, labels, bins: int = 15) -> Calibration:
+    """Calibration of ``logits [n, k]`` against labels int ``[n]``, in equal bins of confidence.
+
+    Reference:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599.
+    """
+    log_p = np.asarray(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)), float)
+    p, labels = np.exp(log_p), np.asarray(labels)
+    top, right = p.max(-1), p.argmax(-1) == labels
+    place = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
+    share = np.bincount(place, minlength=bins) / len(labels)
+    mean = lambda x: np.bincount(place, x, bins) / len(labels) / np.maximum(share, 1e-12)  # noqa: E731
+    confidence, accuracy = mean(top), mean(right)
+    nll = -log_p[np.arange(len(labels)), labels].mean()
+    brier = ((p - np.eye(p.shape[-1])[labels]) ** 2).sum(-1).mean()
+    ece = (share * np.abs(confidence - accuracy)).sum()
+    return Calibration(float(nll), float(brier), float(ece), confidence, accuracy, share)
+
+
+def cka(x, y) -> float:
+    """Linear centred kernel alignment of two embeddings ``[n, d]``, ``[n, e]``: 0 to 1.
+
+    Reference:
+        Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019,
+        arXiv:1905.00414.
+    """
+    x, y = (np.asarray(z, float) - np.mean(z, axis=0, dtype=float) for z in (x, y))
+    norm = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(x.T @ y) ** 2 / norm) if norm else 0.0
+
+
+def quality(student, teacher, labels) -> dict[str, float]:
+    """Calibration of a student, and its fidelity to a teacher, from what both show for a split.
+
+    Args:
+        student, teacher: :class:`Outputs` with ``logits [n, k]`` and ``embedding [n, d]``.
+        labels: int ``[n]``.
+
+    Returns:
+        ``nll``, ``brier``, ``ece``; ``agreement``, the share of pictures where both name the same
+        class; ``kl``, KL(teacher ‖ student) in nats; ``cka`` of the embeddings.
+    """
+    found = calibration(student.logits, labels)
+    s, t = (np.asarray(jax.nn.log_softmax(z.logits), float) for z in (student, teacher))
+    return {
+        "nll": found.nll, "brier": found.brier, "ece": found.ece,
+        "agreement": float((s.argmax(-1) == t.argmax(-1)).mean()),
+        "kl": float((np.exp(t) * (t - s)).sum(-1).mean()),
+        "cka": cka(student.embedding, teacher.embedding),
+    }  # fmt: skip

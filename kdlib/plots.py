@@ -49,7 +49,7 @@ def curves(histories: dict[str, History], metric: Sequence[str] = ("train_loss",
         is_share = name.endswith("accuracy")
         for place, (label, history) in enumerate(histories.items()):
             values = history.curve(name) * (100 if is_share else 1)  # (seeds, epochs)
-            epochs = np.arange(1, values.shape[1] + 1)
+            epochs = history.points(name)
             colour, every = COLOURS[place % 7], max(1, len(epochs) // 8)
             axis.plot(epochs, values.mean(0), label=label, color=colour, marker=MARKERS[place % 7],
                       markevery=(place % every, every))  # fmt: skip

@@ -36,12 +36,29 @@ class Preset:
     beta: float
     seeds: int
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """What the demo compares: ``plain`` training and distillers."""
-        attention = f"AT(beta={self.beta:g})"
-        return "plain", "SoftLogits", attention, f"SoftLogits + {attention}"
+    def table(self, name: str) -> tuple[str, ...]:
+        """The methods of one of ``TABLES``; attention transfer with this preset's weight."""
+        return tuple(method.replace("BETA", f"{self.beta:g}") for method in TABLES[name])
 
+
+# What ``kdlib.compare --table`` runs: text that ``kdlib.transfer.make`` reads.
+TABLES = {
+    "demo": ("plain", "SoftLogits", "AT(beta=BETA)", "SoftLogits + AT(beta=BETA)"),
+    "offline": (
+        "plain", "Longer", "SoftLogits", "LSKD", "LogitMSE", "DKD", "DIST", "MLKD", "FunMatch",
+        "AT(beta=BETA)", "FitNet", "FSP", "NST", "VID", "AB", "FT", "OFD", "ReviewKD", "CATKD",
+        "SRRL", "SimKD", "SP", "CC", "RKD", "PKT", "CRD",
+    ),
+    "online": (
+        "plain", "Longer", "Online(distiller=SoftLogits)", "DML", "DML(order='sequential')", "ONE",
+        "KDCL", "KDCL(target='naive')", "KDCL(target='linear')", "KDCL(target='minlogit')",
+    ),
+    "self": (
+        "plain", "Longer", "LabelSmoothing", "Mixup", "CutMix", "EMA", "BornAgain",
+        "BornAgain(ensemble=True)", "BYOT", "BYOT(alpha=0, beta=0)", "CSKD", "PSKD", "TfKD",
+        "TfKD(virtual_teacher='paper')", "TfKDSelf", "DDGSD", "EMATeacher",
+    ),
+}  # fmt: skip
 
 SMOKE = Preset(
     name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25", pretrained=None,
@@ -52,7 +69,8 @@ SMOKE = Preset(
 # blocks don't start as the identity: in so short a run both cost a plain student most of its
 # accuracy (notebook 01 shows it), and a weak baseline would flatter every method.
 SHORT = Recipe(
-    epochs=40, batch_size=32, learning_rate=0.05, decay_points=(0.6, 0.85), zero_init=False
+    epochs=40, batch_size=32, learning_rate=0.05, decay_points=(0.6, 0.85), zero_init=False,
+    test_every=4,
 )
 WORKSHOP = Preset(
     name="workshop", data="shapes", subset=256, test=1000, teacher="ResNet20x0.5",

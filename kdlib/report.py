@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from dataclasses import asdict
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -24,21 +24,30 @@ class Records(NamedTuple):
     teacher: float
     histories: dict[str, History]
 
-    def save(self, path) -> None:
-        """Write as JSON."""
-        runs = {name: asdict(history) for name, history in self.histories.items()}
-        write_text(path, json.dumps({"teacher": self.teacher, "histories": runs}, indent=1))
+    def save(self, folder) -> None:
+        """Write one JSON file per method, and ``records.json``, which names them."""
+        folder = pathlib.Path(folder)
+        for name, history in self.histories.items():
+            history.save(folder / record_file(name))
+        index = {"teacher": self.teacher, "methods": {n: record_file(n) for n in self.histories}}
+        write_text(folder / "records.json", json.dumps(index, indent=1))
 
     @classmethod
-    def load(cls, path) -> "Records":
-        stored = json.loads(pathlib.Path(path).read_text())
-        histories = {name: History(**record) for name, record in stored["histories"].items()}
-        return cls(stored["teacher"], histories)
+    def load(cls, folder) -> "Records":
+        folder = pathlib.Path(folder)
+        index = json.loads((folder / "records.json").read_text())
+        return cls(index["teacher"],
+                   {n: History.load(folder / f) for n, f in index["methods"].items()})  # fmt: skip
+
+
+def record_file(method: str) -> str:
+    """Name of the file that holds a method's record."""
+    return re.sub(r"[^\w.=]+", "-", method).strip("-") + ".json"
 
 
 def recorded(name: str) -> Records:
     """A comparison that was run before and is published in ``figures/NAME``."""
-    return Records.load(FIGURES / name / "records.json")
+    return Records.load(FIGURES / name)
 
 
 class Table(str):
@@ -66,9 +75,9 @@ def results_table(
     base = histories[baseline]
     base_seconds = np.median(base.curve("seconds"))
     rows = [["method", "test accuracy (%)", "difference", "verdict", "gap closed", "time per epoch",
-             "best epoch on test (%)"]]  # fmt: skip
+             "passes", "extra parameters", "best epoch on test (%)"]]  # fmt: skip
     if teacher is not None:
-        rows.append(["teacher", f"{100 * teacher:.1f}", "", "", "", "", ""])
+        rows.append(["teacher", f"{100 * teacher:.1f}", *[""] * 7])
     for name, history in histories.items():
         accuracy = history.last()
         row = [name, str(metrics.interval(accuracy)), "", "", ""]
@@ -77,7 +86,27 @@ def results_table(
             closed = gap_closed(accuracy, base.last(), teacher)
             row[2:] = [f"{'+' if difference.mean >= 0 else ''}{difference}", verdict, closed]
         cost = np.median(history.curve("seconds")) / base_seconds
-        rows.append([*row, f"x {cost:.2f}", str(metrics.interval(history.best()))])
+        facts = history.protocol
+        passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
+        extra = facts.get("trained_parameters", facts["parameters"]) / facts["parameters"] - 1
+        best = str(metrics.interval(history.best()))
+        rows.append([*row, f"x {cost:.2f}", passes, f"{100 * extra:.0f} %", best])
+    return markdown(rows)
+
+
+QUALITY = {"ece": 100, "nll": 1, "brier": 1, "agreement": 100, "kl": 1, "cka": 1}  # and their units
+
+
+def quality_table(histories: dict[str, History]) -> Table:
+    """A Markdown table of calibration and of fidelity to the teacher, means over seeds.
+
+    ECE and agreement in per cent, NLL and KL in nats, Brier score and CKA as they are; see
+    :func:`kdlib.metrics.quality`.
+    """
+    rows = [["method", "ECE (%)", "NLL", "Brier", "agreement (%)", "KL to teacher", "CKA"]]
+    for name, history in histories.items():
+        values = [unit * np.mean(history.final[key]) for key, unit in QUALITY.items()]
+        rows.append([name, *(f"{value:.1f}" if abs(value) > 9 else f"{value:.2f}" for value in values)])
     return markdown(rows)
 
 

@@ -97,7 +97,6 @@ def fit(
             ``run_dir`` holds a run with another config (the difference is named).
     """
     transfer = transfer or Supervised()
-    recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     fused = jax.default_backend() != "cpu" if fused is None else fused
     own = None if isinstance(student, str) else student
@@ -112,11 +111,8 @@ def fit(
         )  # fmt: skip
 
     _check(data, transfer, recipe, seeds)
-    config = {
-        "student": name, "transfer": transfer.name, "distiller": transfer.spec,
-        "data": data.describe(), "recipe": asdict(recipe), "seeds": seeds,
-    }  # fmt: skip
-    config = json.loads(json.dumps(config))  # tuples become lists, as they will be read back
+    config = configuration(name, data, transfer, recipe, seeds)
+    recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
     if run_dir:
         run_dir = pathlib.Path(run_dir).expanduser()
         claim(run_dir, config)
@@ -138,6 +134,16 @@ def fit(
     if run_dir:
         record.save(run_dir / "history.json")
     return Run(record, students, modules)
+
+
+def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
+    """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`."""
+    config = {
+        "student": student, "transfer": transfer.name, "distiller": transfer.spec,
+        "data": data.describe(), "recipe": asdict(recipe),
+        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+    }  # fmt: skip
+    return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 
 
 def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> TrainState:

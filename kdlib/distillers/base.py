@@ -25,6 +25,7 @@ class Distiller(nnx.Module):
         ce_weight, weight: of the cross-entropy with the labels, of the knowledge loss.
         zero_at_match: whether the knowledge loss is zero when student and teacher show the same.
         invariances: changes of both sides that leave the loss alone, names of ``check.CHANGES``.
+        any_order: whether the order of the pictures in a batch leaves the loss alone.
         warmup: share of the run in which the weight of the knowledge grows linearly to its value.
         pretrain: share of the run, at its start, that belongs to the knowledge alone: the
             cross-entropy weighs ``pretrain_ce`` there, and other distillers of a sum are silent.
@@ -39,6 +40,7 @@ class Distiller(nnx.Module):
     weight: float = 1.0
     zero_at_match: bool = True
     invariances: tuple[str, ...] = ()
+    any_order: bool = True
     warmup: float = 0.0
     pretrain: float = 0.0
     pretrain_ce: float = 0.0
@@ -136,7 +138,7 @@ class Custom(Distiller):
 
     def __init__(self, function: Callable, address: str | None = None):
         self.function, self.address = function, address
-        for name in ("ce_weight", "weight", "zero_at_match", "invariances"):
+        for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order"):
             setattr(self, name, getattr(function, name, getattr(Distiller, name)))
 
     def knowledge(self, student, teacher, labels):

@@ -28,7 +28,7 @@ __all__ = [
 # Methods that say for themselves who teaches whom. Distillers are taught by any of FAMILIES.
 TRANSFERS: dict[str, type[Supervised]] = {
     "Supervised": Supervised,
-    "DML": DML, "ONE": ONE, "KDCL": KDCL,
+    "Online": Online, "DML": DML, "ONE": ONE, "KDCL": KDCL,
     "BornAgain": BornAgain, "BYOT": BYOT, "CSKD": CSKD, "PSKD": PSKD, "TfKD": TfKD, "DDGSD": DDGSD,
     "EMATeacher": EMATeacher,
 }  # fmt: skip

@@ -1,0 +1,138 @@
+"""Tools to choose settings: how strong a method's gradient is, and sweeps of temperature x share."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kdlib import models
+from kdlib.data import Dataset
+from kdlib.distillers import Distiller, soft_logit_loss
+from kdlib.program import Program, Recipe
+from kdlib.progress import Progress
+from kdlib.transfer import Offline, Supervised
+
+
+def _program(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, fused=False):
+    build = lambda name, seed: models.build(  # noqa: E731
+        name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
+        zero_init=recipe.zero_init,
+    )  # fmt: skip
+    return Program(build, data, transfer, recipe, fused)
+
+
+def gradient_ratio(
+    student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *,
+    at: Sequence[float] = (0.0, 0.25, 1.0), batches: int = 4, seed: int = 0,
+) -> dict[float, float]:  # fmt: skip
+    """How long the knowledge's gradient is against the cross-entropy's, as a run goes on.
+
+    ‖∇ knowledge‖ / ‖∇ cross-entropy‖ with respect to the student's parameters, both with their
+    weights, as a mean over batches. It carries a weight to another data set or batch size: scale it
+    until the ratio is what it was where the published weight worked.
+
+    Args:
+        student: a network's name.
+        data, transfer, recipe: as in :func:`kdlib.fit`.
+        at: shares of the run at which to measure.
+        batches: how many to average over.
+        seed: of the run.
+
+    Returns:
+        share → ratio; ``inf`` where the cross-entropy has no weight.
+    """
+    program = _program(student, data, transfer, recipe)
+
+    @jax.jit
+    def norms(state):
+        batch = program.batch(state, program._order(state), program.pictures)
+        loss = lambda params: program.objective(params, state.rest, program.frozen, batch)  # noqa: E731
+        _, back, _ = jax.vjp(loss, state.params, has_aux=True)
+        sides = [back(jnp.array(side))[0]["student"] for side in ((1.0, 0.0), (0.0, 1.0))]
+        return jnp.stack([jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in sides])
+
+    state, found, quiet = program.init(seed), {}, Progress("", 1, enabled=False)
+    points = {share: min(round(share * program.epochs), program.epochs) for share in at}
+    for epoch in range(max(points.values()) + 1):
+        if epoch in points.values():
+            # At the very end there is no next step: measure the last epoch's batches once more.
+            first = state.step - (program.steps if epoch == program.epochs else 0)
+            each = [norms(state._replace(step=first + i)) for i in range(batches)]
+            task, lesson = np.asarray(each, float).mean(0)
+            ratio = float(lesson / task) if task else float("inf")
+            found |= {share: ratio for share, point in points.items() if point == epoch}
+        if epoch < max(points.values()):
+            state, _ = program.run_epoch(state, quiet)
+    return found
+
+
+class Setting(nnx.Variable):
+    """A number that programs take as an argument, so that one program serves many values of it."""
+
+
+class SweptSoftLogits(Distiller):
+    """Soft logits whose temperature and share are part of the state."""
+
+    def __init__(self):
+        self.temperature, self.alpha = Setting(jnp.float32(1)), Setting(jnp.float32(1))
+
+    def weights(self, progress):
+        return 1 - self.alpha[...], self.alpha[...]
+
+    def knowledge(self, student, teacher, labels):
+        return soft_logit_loss(
+            student_logits=student.logits, teacher_logits=teacher.logits,
+            temperature=self.temperature[...],
+        )  # fmt: skip
+
+    @property
+    def spec(self) -> str:
+        return "SoftLogits, swept"
+
+
+def sweep(
+    student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *,
+    temperatures: Sequence[float], alphas: Sequence[float], seeds: int = 1,
+    fused: bool | None = None, progress: bool = True,
+) -> np.ndarray:  # fmt: skip
+    """Train with every pair of temperature and share; one compiled program serves them all.
+
+    On a GPU all runs are one vmapped program; on a CPU they follow one another. Where the data has
+    a validation split its accuracy is returned: choose on that, not on the test set.
+
+    Args:
+        student: a network's name.
+        data, teacher, recipe: as in :func:`kdlib.fit` and ``Offline``.
+        temperatures, alphas: the grid.
+        seeds: runs per pair.
+        fused: as in :func:`kdlib.fit`.
+
+    Returns:
+        Accuracy after the last epoch, a share, ``[temperatures, alphas, seeds]``.
+    """
+    fused = jax.default_backend() != "cpu" if fused is None else fused
+    transfer = Offline(teacher, SweptSoftLogits())
+    program = _program(student, data, transfer, recipe, fused)
+    grid = [(t, a, s) for t in temperatures for a in alphas for s in range(seeds)]
+    split = data.validation or data.test
+    split = jnp.asarray(split.images), jnp.asarray(split.labels)
+
+    def start(t, a, seed):
+        state = program.init(seed)
+        setting = {"temperature": jnp.float32(t), "alpha": jnp.float32(a)}
+        return state._replace(rest=state.rest | {"distiller": setting})
+
+    states = [start(*cell) for cell in grid]
+    if fused:
+        states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
+    total = len(grid) * program.epochs * program.steps * recipe.batch_size
+    shown, scores = Progress("sweep", total, progress), []
+    for state in states:
+        for _ in range(program.epochs):
+            state, _ = program.run_epoch(state, shown)
+        scores.append(np.atleast_2d(
+            program.score((state.params, state.rest, program.frozen), *split))[:, 0])  # fmt: skip
+    shown.close()
+    return np.concatenate(scores).reshape(len(temperatures), len(alphas), seeds)
