@@ -18,8 +18,8 @@ def main(arguments=None):
     flag("--teacher_param", default="pretrained/res56_c10",
          help="the teacher's checkpoint (%(default)s); only Offline needs one")
     flag("--distiller", default="SoftLogits",
-         help="what is taught: SoftLogits, 'SoftLogits(alpha=0.5) + AT(beta=500)', file.py:Name; or "
-              "an online or self-distillation method, DML, 'BYOT(alpha=0.2)'")
+         help="what is taught: SoftLogits, 'SoftLogits(alpha=0.5) + AT(beta=500)', file.py:Name; "
+              "or an online or self-distillation method, DML, 'BYOT(alpha=0.2)'")
     flag("--transfer", help="who teaches: Offline, Online, SelfDistillation, or Supervised for the "
          "baselines LabelSmoothing, Mixup, CutMix, EMA (the method's own; Offline for a distiller)")
     # fmt: on

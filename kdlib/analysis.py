@@ -1,4 +1,4 @@
-"""Tools to choose settings: how strong a method's gradient is, and sweeps of temperature x share."""
+"""Tools to choose settings: how strong a method's gradient is, sweeps of temperature and share."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from kdlib.transfer import Offline, Supervised
 
 
 def _program(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, fused=False):
-    build = lambda name, seed: models.build(  # noqa: E731
+    build = lambda name, seed: models.build(
         name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
         zero_init=recipe.zero_init,
     )  # fmt: skip
@@ -48,7 +48,7 @@ def gradient_ratio(
     @jax.jit
     def norms(state):
         batch = program.batch(state, program._order(state), program.pictures)
-        loss = lambda params: program.objective(params, state.rest, program.frozen, batch)  # noqa: E731
+        loss = lambda params: program.objective(params, state.rest, program.frozen, batch)
         _, back, _ = jax.vjp(loss, state.params, has_aux=True)
         sides = [back(jnp.array(side))[0]["student"] for side in ((1.0, 0.0), (0.0, 1.0))]
         return jnp.stack([jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in sides])

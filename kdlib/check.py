@@ -42,7 +42,7 @@ def answer(exercise: str, given) -> None:
 def outputs(seed: int, n: int = 4, classes: int = 10, scale: float = 1.0, channels: int = 6):
     """Made-up :class:`Outputs` of a network with a stem and three stages, on 8x8 pictures."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(0, scale, shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(0, scale, shape), jnp.float32)
     preacts = [draw(n, side, side, channels) for side in (8, 8, 4, 2)]
     features = tuple(jnp.maximum(x, 0) for x in preacts)
     head = (draw(channels, classes) / scale, draw(classes) / scale)
@@ -74,7 +74,7 @@ def loss_of(distiller, student: Outputs, teacher: Outputs) -> Callable:
 
 
 def _per_picture(values, shown: Outputs) -> Outputs:
-    change = lambda x: x * values.reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
+    change = lambda x: x * values.reshape(-1, *[1] * (x.ndim - 1))
     maps = jax.tree.map(change, (shown.embedding, shown.features, shown.preacts))
     return Outputs(shown.logits, *maps, shown.head, shown.norms)
 
@@ -102,7 +102,9 @@ def _zero_at_match(make):
     value = float(loss_of(make(), x, x)(x, x))
     usual = abs(float(loss_of(make(), x, outputs(1))(x, outputs(1))))
     if distillers.own(make()).zero_at_match:
-        assert abs(value) <= 1e-4 * usual + 1e-6, f"{value:.3g} where student and teacher show the same"
+        assert abs(value) <= 1e-4 * usual + 1e-6, (
+            f"{value:.3g} where student and teacher show the same"
+        )
         return "0 where both show the same"
     return "not claimed"
 
@@ -117,6 +119,11 @@ def _gradient(make):
     return "to the student only" if not count else f"to the student and {count} own parameters"
 
 
+def _equal(shown: Outputs) -> Outputs:
+    first = lambda x: jnp.broadcast_to(x[:1], x.shape)
+    return Outputs(*jax.tree.map(first, tuple(shown)[:4]), *shown[4:])
+
+
 def _extremes(make):
     for case in EXTREMES:
         n, classes = (1 if case == "one picture" else 4), (2 if case == "two classes" else 10)
@@ -125,8 +132,7 @@ def _extremes(make):
         student = student._replace(logits=scale * student.logits)
         teacher = teacher._replace(logits=scale * teacher.logits)
         if case == "equal pictures":
-            same = lambda x: jnp.broadcast_to(x[:1], x.shape) if len(x) == n else x  # noqa: E731
-            student, teacher = jax.tree.map(same, student), jax.tree.map(same, teacher)
+            student, teacher = _equal(student), _equal(teacher)
         if case == "all-zero maps":
             maps = jax.tree.map(jnp.zeros_like, (student.features, student.preacts))
             student = student._replace(embedding=0 * student.embedding, features=maps[0],
@@ -143,7 +149,7 @@ def _order(make):
     if not getattr(distillers.own(make()), "any_order", True):
         return "not claimed"
     student, teacher, order = outputs(0), outputs(1), jnp.array([2, 0, 3, 1])
-    shuffle = lambda s: Outputs(*jax.tree.map(lambda x: x[order], tuple(s)[:4]), *s[4:])  # noqa: E731
+    shuffle = lambda s: Outputs(*jax.tree.map(lambda x: x[order], tuple(s)[:4]), *s[4:])
     loss = loss_of(make(), student, teacher)
     straight = loss(student, teacher)
     shuffled = loss(shuffle(student), shuffle(teacher), labels_of(student)[order])
@@ -213,7 +219,7 @@ def check_distiller(given) -> report.Table:
         A table of the promises, whether each is kept, and what was found. Nothing is raised for a
         promise that is broken.
     """
-    make = lambda: nnx.clone(  # noqa: E731
+    make = lambda: nnx.clone(
         distillers.make(given) if isinstance(given, str) else distillers.own(given)
     )
     make()  # what is no distiller at all is said at once

@@ -1,4 +1,4 @@
-"""What is measured: paired verdicts, calibration, fidelity to a teacher, attention on the object."""
+"""What is measured: paired verdicts, calibration, fidelity to a teacher, attention on objects."""
 
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ def calibration(logits, labels, bins: int = 15) -> Calibration:
     top, right = p.max(-1), p.argmax(-1) == labels
     place = np.clip(np.ceil(top * bins).astype(int) - 1, 0, bins - 1)
     share = np.bincount(place, minlength=bins) / len(labels)
-    mean = lambda x: np.bincount(place, x, bins) / len(labels) / np.maximum(share, 1e-12)  # noqa: E731
+    mean = lambda x: np.bincount(place, x, bins) / len(labels) / np.maximum(share, 1e-12)
     confidence, accuracy = mean(top), mean(right)
     nll = -log_p[np.arange(len(labels)), labels].mean()
     brier = ((p - np.eye(p.shape[-1])[labels]) ** 2).sum(-1).mean()

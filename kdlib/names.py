@@ -45,7 +45,7 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
 
 
 def _build(node, text, kind, table, wrap, own):
-    again = lambda inner: _build(inner, text, kind, table, wrap, own)  # noqa: E731
+    again = lambda inner: _build(inner, text, kind, table, wrap, own)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return again(node.left) + again(node.right)
     name = node.func if isinstance(node, ast.Call) else node

@@ -69,7 +69,11 @@ SMOKE = Preset(
 # blocks don't start as the identity: in so short a run both cost a plain student most of its
 # accuracy (notebook 01 shows it), and a weak baseline would flatter every method.
 SHORT = Recipe(
-    epochs=40, batch_size=32, learning_rate=0.05, decay_points=(0.6, 0.85), zero_init=False,
+    epochs=40,
+    batch_size=32,
+    learning_rate=0.05,
+    decay_points=(0.6, 0.85),
+    zero_init=False,
     test_every=4,
 )
 WORKSHOP = Preset(

@@ -198,7 +198,7 @@ class Program:
     def batch(self, state: TrainState, order, pictures: Pictures) -> Batch:
         """The batch of a state's next step."""
         recipe = self.recipe
-        view = lambda key, index: crop_and_flip(  # noqa: E731
+        view = lambda key, index: crop_and_flip(
             key, pictures.images, index, pad=recipe.pad, crop=recipe.crop, flip=recipe.flip
         )
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
@@ -255,7 +255,7 @@ class Program:
     def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
         order = self._order(state)
-        body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)  # noqa: E731
+        body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)
         return jax.lax.scan(body, (state, self._zeros(state)), length=self.steps)[0]
 
     def run_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, dict]:
@@ -294,7 +294,7 @@ class Scorer:
         return jnp.stack([jnp.where(index >= 0, value, 0).sum() for value in (correct, loss)])
 
     def _split(self, variables, images, labels, order):
-        body = lambda sums, index: (sums + self._batch(variables, images, labels, index), None)  # noqa: E731
+        body = lambda sums, index: (sums + self._batch(variables, images, labels, index), None)
         return jax.lax.scan(body, jnp.zeros(2), order)[0]
 
     def __call__(self, variables, images, labels) -> np.ndarray:

@@ -44,7 +44,7 @@ class Progress:
     def epoch(self, history: History, epoch: int, epochs: int, seeds: list[int]) -> None:
         """Show the metrics of a finished epoch."""
         place = history.seeds.index(seeds[0])
-        last = {name: curves[place][-1] for name, curves in history.curves.items()}
+        last = {name: curve[place][-1] for name, curve in history.curves.items() if curve[place]}
         self.text = f"seed {', '.join(map(str, seeds))}  epoch {epoch}/{epochs}  "
         self.text += f"loss {last['train_loss']:.3f}  "
         for name in ("train", "validation", "test"):

@@ -106,7 +106,9 @@ def quality_table(histories: dict[str, History]) -> Table:
     rows = [["method", "ECE (%)", "NLL", "Brier", "agreement (%)", "KL to teacher", "CKA"]]
     for name, history in histories.items():
         values = [unit * np.mean(history.final[key]) for key, unit in QUALITY.items()]
-        rows.append([name, *(f"{value:.1f}" if abs(value) > 9 else f"{value:.2f}" for value in values)])
+        rows.append(
+            [name, *(f"{value:.1f}" if abs(value) > 9 else f"{value:.2f}" for value in values)]
+        )
     return markdown(rows)
 
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import kdlib
+from kdlib import check
+from kdlib.data import Batch
 from kdlib.distillers import DISTILLERS, Sum, attention_loss, make, soft_logit_loss
-from kdlib.models import Outputs
 from kdlib.transfer import cross_entropy
 
 S, T, Y = golden.student_logits(), golden.teacher_logits(), golden.LABELS
@@ -107,85 +107,99 @@ def test_attention_stages_add_up():
 
 # --- the contract, for every distiller of the table
 
-SPECS = [*DISTILLERS, "AT(mode='paper')", "SoftLogits(temperature=1, alpha=0.5)", "SoftLogits + AT"]
-
-
-def some_outputs(seed, n=4, classes=10, scale=1.0, channels=6) -> Outputs:
-    rng = np.random.default_rng(seed)
-    features = [
-        np.maximum(rng.normal(0, scale, (n, side, side, channels)), 0).astype(np.float32)
-        for side in (8, 8, 4, 2)
-    ]
-    logits = rng.normal(0, scale, (n, classes)).astype(np.float32)
-    return jax.tree.map(jnp.asarray, golden.outputs(logits, features))
-
-
-def loss_of(spec):
-    distiller = make(spec)
-    return lambda s, t, y: distiller(s, t, y)
+SPECS = [
+    *DISTILLERS, "AT(mode='paper')", "SoftLogits(temperature=1, alpha=0.5)", "SoftLogits + AT",
+    "CC(variant='repdistiller')", "MLKD(strict=True)", "FitNet(original=True) + SoftLogits",
+    "FSP(original=True)", "FT(mode='vector')", "LSKD(of=DKD)", "CATKD(pool=4, normalise=True)",
+]  # fmt: skip
+some_outputs = check.outputs
 
 
 @pytest.mark.parametrize("spec", SPECS)
 class TestContract:
-    def test_zero_where_student_and_teacher_match(self, spec):
-        x = some_outputs(0)
-        if make(spec).zero_at_match:
-            assert abs(float(loss_of(spec)(x, x, Y))) < 1e-6
+    @pytest.mark.parametrize("promise", check.CONTRACT)
+    def test_promise(self, spec, promise):
+        check.CONTRACT[promise](lambda: make(spec))
 
     def test_positive_where_they_differ(self, spec):
-        assert float(loss_of(spec)(some_outputs(0), some_outputs(1, channels=9), Y)) > 0
-
-    def test_teacher_gets_no_gradient_and_student_some(self, spec):
-        student, teacher = some_outputs(0), some_outputs(1)
-        to_student, to_teacher = jax.grad(loss_of(spec), argnums=(0, 1))(student, teacher, Y)
-        assert all(not leaf.any() for leaf in jax.tree.leaves(to_teacher))
-        assert any(leaf.any() for leaf in jax.tree.leaves(to_student))
-
-    @pytest.mark.parametrize(
-        "case", ["large", "equal rows", "zero maps", "two classes", "one picture"]
-    )
-    def test_finite_at_extremes(self, spec, case):
-        n, classes = (1 if case == "one picture" else 4), (2 if case == "two classes" else 10)
-        scale = 1e4 if case == "large" else 1.0
-        student = some_outputs(0, n, classes, scale)
-        teacher = some_outputs(1, n, classes, scale)
-        if case == "equal rows":
-            student = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), student)
-        if case == "zero maps":
-            student = student._replace(features=jax.tree.map(jnp.zeros_like, student.features))
-        labels = jnp.arange(n) % classes
-        value, gradient = jax.value_and_grad(loss_of(spec))(student, teacher, labels)
-        assert np.isfinite(value)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-    def test_gradient_is_finite_at_a_match(self, spec):
-        x = some_outputs(0)
-        gradient = jax.grad(loss_of(spec))(x, x, Y)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-
-    def test_batch_order_does_not_matter(self, spec):
-        student, teacher, order = some_outputs(0), some_outputs(1), np.array([2, 0, 3, 1])
-        shuffle = functools.partial(jax.tree.map, lambda x: x[order])
-        straight = loss_of(spec)(student, teacher, Y)
-        shuffled = loss_of(spec)(shuffle(student), shuffle(teacher), Y[order])
-        np.testing.assert_allclose(straight, shuffled, rtol=1e-5)
-
-    def test_jit_and_vmap_agree_with_eager(self, spec):
-        pairs = [(some_outputs(2 * i), some_outputs(2 * i + 1)) for i in range(3)]
-        eager = [loss_of(spec)(s, t, Y) for s, t in pairs]
-        jitted = [jax.jit(loss_of(spec))(s, t, Y) for s, t in pairs]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
-        mapped = jax.vmap(loss_of(spec), in_axes=(0, 0, None))(*stacked, Y)
-        np.testing.assert_allclose(jitted, eager, rtol=1e-5)
-        np.testing.assert_allclose(mapped, eager, rtol=1e-5)
+        if make(spec).zero_at_match:
+            student, teacher = some_outputs(0), some_outputs(1)
+            assert float(check.loss_of(make(spec), student, teacher)(student, teacher)) > 0
 
     def test_text_makes_it_again(self, spec):
         assert make(make(spec).spec).spec == make(spec).spec
 
-    def test_it_splits_and_merges_like_any_module(self, spec):
-        student, teacher = some_outputs(0), some_outputs(1)
-        again = nnx.merge(*nnx.split(make(spec)))
-        assert float(again(student, teacher, Y)) == float(make(spec)(student, teacher, Y))
+    def test_other_channels_are_bridged(self, spec):
+        """A student with other channels than its teacher: every method has an answer to it."""
+        student, teacher = some_outputs(0, channels=6), some_outputs(1, channels=9)
+        assert np.isfinite(check.loss_of(make(spec), student, teacher)(student, teacher))
+
+
+# What is wrong on purpose, and the promise that must notice.
+BROKEN = {
+    "zero at a match": lambda s, t, y: ((s.logits - t.logits) ** 2).mean() + 1,
+    "gradient": lambda s, t, y: ((jax.lax.stop_gradient(s.logits) - t.logits) ** 2).mean(),
+    "extremes": lambda s, t, y: jnp.sqrt(((s.logits - t.logits) ** 2).sum(-1)).mean(),
+    "batch order": lambda s, t, y: ((s.logits - t.logits)[0] ** 2).mean(),
+    "jit and vmap": lambda s, t, y: ((s.logits - t.logits) ** 2).mean() * np.random.rand(),
+    "invariances": lambda s, t, y: ((s.logits - t.logits) ** 2).mean(),
+}
+BROKEN["invariances"].invariances = ("affine per row of logits",)
+
+
+@pytest.mark.parametrize("promise", BROKEN)
+def test_the_contract_notices_a_broken_promise(promise):
+    rows = str(check.check_distiller(BROKEN[promise])).splitlines()[2:]
+    kept = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in rows}
+    assert kept[promise] == "no" and kept["state"] == "yes"
+
+
+def test_state_that_does_not_survive_is_noticed():
+    class Forgetful(kdlib.distillers.Distiller):
+        calls = 0
+
+        def knowledge(self, student, teacher, labels):
+            Forgetful.calls += 1
+            return Forgetful.calls * ((student.logits - teacher.logits) ** 2).mean()
+
+    assert "| state           | no" in str(check.check_distiller(Forgetful))
+
+
+def test_a_distiller_of_ones_own_by_address(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def cosine(student, teacher, labels):\n    return (student.logits ** 2).mean()\n")
+    made = make(f"{file}:cosine + AT")
+    assert made.spec.startswith(f"{file}:cosine + ")
+    assert float(made(some_outputs(0), some_outputs(1), Y)) > 0
+    with pytest.raises(ValueError, match="did you mean 'cosine'"):
+        make(f"{file}:cosin")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        make(f"{tmp_path}/yours.py:cosine")
+    with pytest.raises(FileNotFoundError, match="no module"):
+        make("no_such_module:cosine")
+
+
+# --- schedules
+
+
+def test_warm_up_and_pre_training_weigh_the_two_losses():
+    warm = make("AT(beta=10, warmup=0.5)")
+    assert [float(warm.total(1.0, 1.0, p)) for p in (0.25, 0.5, 1.0)] == [6, 11, 11]
+    staged = make("AT(beta=10, pretrain=0.5)")
+    assert [float(staged.total(1.0, 1.0, p)) for p in (0.5, 0.75)] == [10, 11]
+    with pytest.raises(ValueError, match="share of the run"):
+        make("AT(warmup=20)")
+
+
+def test_in_a_sum_others_are_silent_while_one_is_pre_trained():
+    student, teacher = some_outputs(0), some_outputs(1)
+    both = make("AT(beta=10, pretrain=0.5) + SoftLogits(alpha=0.5)")
+    batch = Batch(None, Y, progress=jnp.float32(0.4))
+    at, soft = (make(t)(student, teacher, Y) for t in ("AT", "SoftLogits"))
+    np.testing.assert_allclose(both(student, teacher, Y, batch), 10 * at, rtol=1e-5)
+    assert float(both.total(1.0, 0.0, batch.progress)) == 0
+    later = both(student, teacher, Y, batch._replace(progress=jnp.float32(0.6)))
+    np.testing.assert_allclose(later, 10 * at + 0.5 * soft, rtol=1e-5)
 
 
 # --- invariances

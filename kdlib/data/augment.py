@@ -100,7 +100,7 @@ def strong(key: jax.Array, images: jax.Array) -> jax.Array:
     factor = 1 + 0.4 * scale
     row = factor * (jnp.cos(turn) * y - jnp.sin(turn) * x) + (h - 1) / 2
     column = factor * (jnp.sin(turn) * y + jnp.cos(turn) * x) + (w - 1) / 2
-    fold = lambda at, size: _reflect(jnp.round(at).astype(jnp.int32), size).clip(0, size - 1)  # noqa: E731
+    fold = lambda at, size: _reflect(jnp.round(at).astype(jnp.int32), size).clip(0, size - 1)
     picture = images[jnp.arange(n)[:, None, None], fold(row, h), fold(column, w)]
     picture = picture.astype(jnp.float32)
     change = jax.random.uniform(keys[1], (3, n, 1, 1, 1), minval=0.4, maxval=1.6)

@@ -176,7 +176,9 @@ class Sum(Distiller):
         flat = [p for part in parts for p in (part.parts if isinstance(part, Sum) else [part])]
         self.parts = nnx.data(flat)
         self.zero_at_match = all(part.zero_at_match for part in flat)
+        self.any_order = all(part.any_order for part in flat)
         self.pretrain = max(part.pretrain for part in flat)
+        self.pretrain_ce = max((p.pretrain_ce for p in flat if p.pretrain), default=0.0)
         self.views = max(part.views for part in flat)
         self.mixup = max(part.mixup for part in flat)
         self.teacher_training = any(part.teacher_training for part in flat)
@@ -274,7 +276,8 @@ def stages_of(student: Outputs, teacher: Outputs, chosen=None) -> list[int]:
 def l2_normalise(vector: jax.Array) -> jax.Array:
     """Unit length along the last axis; zero vectors stay zero and get a zero gradient."""
     square = (vector**2).sum(-1, keepdims=True)
-    return vector * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    long = square > 1e-24
+    return jnp.where(long, vector * jax.lax.rsqrt(jnp.where(long, square, 1.0)), 0.0)
 
 
 def safe_sqrt(square: jax.Array) -> jax.Array:

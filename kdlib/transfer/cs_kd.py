@@ -35,7 +35,9 @@ class CSKD(Supervised):
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:
         labels = pictures.labels[index]
         draw, shift = jax.random.split(jax.random.fold_in(key, 31))
-        same = (pictures.labels == labels[:, None]) & (jnp.arange(len(pictures.labels)) != index[:, None])
+        same = (pictures.labels == labels[:, None]) & (
+            jnp.arange(len(pictures.labels)) != index[:, None]
+        )
         # A class with a single picture has no partner but itself.
         same |= (~same.any(1, keepdims=True)) & (jnp.arange(len(pictures.labels)) == index[:, None])
         partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)

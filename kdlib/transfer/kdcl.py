@@ -17,7 +17,7 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
         logits: ``[networks, n, k]``.
         labels: int32 ``[n]``.
         target: ``"mean"`` of the logits; ``"naive"``: those of the network with the lowest
-            cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy, by 50 steps
+            cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy, by 200 steps
             of exponentiated gradient; ``"minlogit"``: per class the smallest of the logits after
             subtracting the true class's. All but the mean are from memory of the paper: unverified.
 
@@ -35,10 +35,10 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
     if target == "minlogit":
         true = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)  # (networks, n, 1)
         return (logits - true).min(0)
-    mixed = lambda free: (jax.nn.softmax(free)[:, None, None] * logits).sum(0)  # noqa: E731
-    slope = jax.grad(lambda free: cross_entropy(mixed(free), labels))
-    step = lambda _, free: free - 5.0 * slope(free)  # noqa: E731
-    return mixed(jax.lax.fori_loop(0, 50, step, jnp.zeros(len(logits))))
+    mixed = lambda shares: (shares[:, None, None] * logits).sum(0)
+    slope = jax.grad(lambda shares: cross_entropy(mixed(shares), labels))
+    step = lambda _, free: free - 0.5 * slope(jax.nn.softmax(free))
+    return mixed(jax.nn.softmax(jax.lax.fori_loop(0, 200, step, jnp.zeros(len(logits)))))
 
 
 class KDCL(Supervised):
@@ -79,7 +79,10 @@ class KDCL(Supervised):
         return Batch(first, pictures.labels[index], index, progress, key, extra=others)
 
     def loss(self, trained, frozen, batch):
-        nets = [trained.student, *(getattr(trained, f"peer_{i + 1}") for i in range(len(self.peers)))]
+        nets = [
+            trained.student,
+            *(getattr(trained, f"peer_{i + 1}") for i in range(len(self.peers))),
+        ]
         views = [batch.images, *batch.extra]
         logits = jnp.stack([net(x).logits for net, x in zip(nets, views, strict=True)])
         target = collaborative_target(

@@ -8,7 +8,7 @@ from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
 class Answers(nnx.Variable):
-    """The network's last probabilities for every training picture ``[m, k]``: state, not trained."""
+    """The last probabilities of every training picture, ``[m, k]``: state, not trained."""
 
 
 class Table(nnx.Module):

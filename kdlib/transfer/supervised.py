@@ -61,7 +61,7 @@ class Setup(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats of ``logits [n, k]`` with int32 ``[n]`` or probabilities [n, k]."""
+    """Mean cross-entropy in nats of logits ``[n, k]`` with int32 ``[n]`` or shares ``[n, k]``."""
     if labels.ndim == 1:
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return optax.losses.softmax_cross_entropy(logits, labels).mean()
@@ -161,9 +161,9 @@ class Supervised:
         """Changes to the state that are no gradient steps; both are dicts by module."""
         if "average" not in params:
             return params, rest
-        follow = lambda tree: tree | {  # noqa: E731
-            "average": moving_average(tree["average"], tree["student"], self.average, step)
-        }
+        follow = lambda tree: (
+            tree | {"average": moving_average(tree["average"], tree["student"], self.average, step)}
+        )
         return follow(params), follow(rest)
 
     def next_generation(self, state, fresh, generation: int):

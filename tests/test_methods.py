@@ -1,0 +1,315 @@
+"""Every method of every family: golden values of the losses, training, kills, resuming."""
+
+import json
+import types
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import kdlib
+import train_w_kd
+from kdlib import checkpoint, distillers, transfer
+from kdlib.data import Batch
+from kdlib.models import Outputs
+from kdlib.presets import TABLES, preset
+from kdlib.program import Recipe, dot
+from kdlib.transfer import Offline, collaborative_target, virtual_teacher
+
+S, T, Y = golden.student_logits(), golden.teacher_logits(), jnp.asarray(golden.LABELS)
+
+
+def shows(logits):
+    """A network that shows these logits, whatever it is shown."""
+    embedding = jnp.asarray(logits)[:, :4]
+    return lambda images: Outputs(jnp.asarray(logits), embedding, (), ())
+
+
+def loss_of(spec, progress=1.0, extra=None, **modules):
+    """A transfer's real loss on made-up networks."""
+    batch = Batch(None, Y, jnp.arange(4), progress, extra=extra)
+    return transfer.make(spec).loss(types.SimpleNamespace(**modules), None, batch)
+
+
+# --- golden values
+
+
+def test_dml_with_two_peers():
+    lessons = distillers.make("SoftLogits(temperature=1, alpha=1, gamma=1)")
+    pair = {"distiller_student_peer_1": lessons, "distiller_peer_1_student": lessons}
+    found = loss_of("DML", student=shows(S), peer_1=shows(T), **pair)
+    np.testing.assert_allclose(found.parts["knowledge"], 2.142272, rtol=1e-4)
+    np.testing.assert_allclose(found.parts["cross_entropy"], 3.615938, rtol=1e-4)
+
+
+def test_one_at_temperature_3():
+    """Two branches; the gate picks the second for every picture, so the gated logits are T."""
+    gate = lambda shared: jnp.tile(jnp.array([0.0, 1.0]), (4, 1))
+    student = lambda images: Outputs(jnp.asarray(S), None, (None, jnp.zeros(1), None), ())
+    parts = {"student": student, "gate": gate, "branch_1": lambda shared: jnp.asarray(T)}
+    found = loss_of("ONE(branches=2)", **parts)
+    np.testing.assert_allclose(found.parts["knowledge"], 3.482483, rtol=1e-4)
+    early = loss_of("ONE(branches=2, ramp=0.5)", progress=0.25, **parts)
+    np.testing.assert_allclose(early.knowledge, np.exp(-5 * 0.25) * 3.482483, rtol=1e-4)
+
+
+def test_kdcl_mean():
+    found = loss_of("KDCL", student=shows(S), peer_1=shows(T), extra=[None])
+    parts = found.parts
+    np.testing.assert_allclose(
+        0.5 * parts["cross_entropy"] + 0.5 * parts["knowledge"], 2.259878, rtol=1e-4
+    )
+
+
+def test_tf_kd_reg_as_coded():
+    np.testing.assert_allclose(loss_of("TfKD", student=shows(S)).total, 4.037825, rtol=1e-4)
+
+
+def test_the_coded_virtual_teacher_is_all_but_uniform():
+    hundred = virtual_teacher(labels=Y, classes=100, temperature=20.0, how="code")
+    np.testing.assert_allclose(hundred[0, 3], 0.01050, atol=5e-6)
+    np.testing.assert_allclose(hundred[0, 0], 0.00999, atol=6e-6)
+    paper = virtual_teacher(labels=Y, classes=100, temperature=1.0, how="paper")
+    np.testing.assert_allclose(paper[0, 3], 0.99, rtol=1e-5)
+
+
+def test_ps_kd_with_a_share_of_04():
+    class Answers:
+        def __init__(self):
+            self.value = jax.nn.softmax(T)
+
+        def __getitem__(self, index):
+            return self.value
+
+        def __setitem__(self, index, value):
+            self.value = value
+
+    table = types.SimpleNamespace(answers=Answers())
+    found = loss_of("PSKD(alpha=0.8)", progress=0.5, student=shows(S), table=table)
+    np.testing.assert_allclose(found.total, 3.590533, rtol=1e-4)
+    np.testing.assert_allclose(table.answers.value, jax.nn.softmax(S), rtol=1e-5)
+
+
+# --- independent references
+
+
+def softmax(z, temperature=1.0):
+    e = np.exp(np.asarray(z, float) / temperature)
+    return e / e.sum(-1, keepdims=True)
+
+
+def kl(t, s, temperature):
+    p, q = softmax(t, temperature), softmax(s, temperature)
+    return temperature**2 * (p * np.log(p / q)).sum(-1).mean()
+
+
+def ce(z):
+    return -np.log(softmax(z)[np.arange(4), golden.LABELS]).mean()
+
+
+def test_byot_adds_its_exits():
+    features = tuple(jnp.full((4, 1, 1, 4), float(i)) for i in range(4))
+    student = lambda images: Outputs(jnp.asarray(T), None, features, ())
+    early = jnp.full((4, 1, 1, 4), 1.5)
+    exits = {f"exit_{i}": lambda f: (early, jnp.asarray(S)) for i in (1, 2)}
+    found = loss_of("BYOT", student=student, **exits)
+    task = 0.9 * (ce(T) + 2 * ce(S))
+    lesson = 2 * (0.1 * kl(T, S, 3.0) + 0.05 * (1.5 - 3.0) ** 2)
+    np.testing.assert_allclose([found.task, found.knowledge], [task, lesson], rtol=1e-4)
+
+
+def test_cs_kd_and_ddgsd_compare_two_pictures():
+    student = lambda images: Outputs(*(jnp.asarray(x) for x in images), (), ())
+    other, first = (T, T[:, :4]), (S, S[:, :4])
+    batch = Batch(first, Y, extra=other)
+    modules = types.SimpleNamespace(student=student)
+    found = transfer.make("CSKD(weight=3)").loss(modules, None, batch)
+    np.testing.assert_allclose(found.total, ce(S) + 3 * kl(T, S, 4.0), rtol=1e-4)
+    found = transfer.make("DDGSD(mmd=2.0)").loss(modules, None, batch)
+    gap = ((S[:, :4].astype(float).mean(0) - T[:, :4].astype(float).mean(0)) ** 2).sum()
+    expected = (ce(S) + ce(T)) / 2 + kl(T, S, 4.0) + kl(S, T, 4.0) + 2 * gap
+    np.testing.assert_allclose(found.total, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["naive", "linear", "minlogit"])
+def test_collaborative_targets(target):
+    logits = np.stack([S, T]).astype(float)
+    found = np.asarray(collaborative_target(logits=jnp.stack([S, T]), labels=Y, target=target))
+    if target == "naive":
+        expected = min(logits, key=ce)
+    elif target == "minlogit":
+        expected = np.array([
+            [min(z[n, c] - z[n, golden.LABELS[n]] for z in logits) for c in range(10)]
+            for n in range(4)
+        ])  # fmt: skip
+    else:  # the best of a fine grid of convex combinations
+        shares = np.linspace(0, 1, 1001)
+        best = min(ce(a * logits[0] + (1 - a) * logits[1]) for a in shares)
+        assert ce(found) <= best + 1e-3
+        return
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tf_kd_self_averages_over_classes_too():
+    loss = distillers.make("TfKDSelf")
+    found = loss.total(ce(S), loss(shows(S)(None), shows(T)(None), Y))
+    np.testing.assert_allclose(found, 0.05 * ce(S) + 0.95 * 50 * kl(T, S, 6.0) / 10, rtol=1e-4)
+
+
+def test_dot_keeps_a_momentum_for_each_loss():
+    optimizer = dot(optax.add_decayed_weights(0.1), lambda step: 0.5, 0.9, 0.075)
+    w, task, lesson = 2.0, 0.0, 0.0
+    params, state = jnp.float32(w), optimizer.init(jnp.float32(w))
+    for g_task, g_lesson in ((1.0, -2.0), (0.5, 3.0), (-1.0, 1.0)):
+        updates, state = optimizer.update((jnp.float32(g_task), jnp.float32(g_lesson)), state, params)
+        params = optax.apply_updates(params, updates)
+        task = (0.9 - 0.075) * task + g_task + 0.1 * w
+        lesson = (0.9 + 0.075) * lesson + g_lesson
+        w -= 0.5 * (task + lesson)
+        np.testing.assert_allclose(params, w, rtol=1e-5)
+
+
+# --- gradients go where they belong
+
+
+@pytest.mark.parametrize("spec", ["DML", "KDCL"])
+def test_peers_do_not_please_each_other(spec):
+    """The student's lesson must not move its peer: with the peer's own terms taken away, nothing."""
+    lessons = distillers.make("SoftLogits(temperature=1, alpha=1, gamma=1)")
+
+    def student_terms(peer):
+        pair = {"distiller_student_peer_1": lessons, "distiller_peer_1_student": lessons}
+        found = loss_of(spec, student=shows(S), peer_1=shows(peer), extra=[None], **pair)
+        return found.parts["knowledge"] + found.parts["cross_entropy"]
+
+    assert not jax.grad(student_terms)(jnp.asarray(T)).any()
+
+
+def test_sequential_peers_see_each_others_updates(tiny):
+    recipe = Recipe(epochs=1, batch_size=32)
+    runs = [
+        kdlib.fit("ResNet8x0.25", tiny, transfer.make(f"DML(order='{order}')"), recipe,
+                  progress=False).modules[0]
+        for order in ("simultaneous", "sequential")
+    ]  # fmt: skip
+    assert not np.allclose(*(run.peer_1.classifier.kernel[...] for run in runs), atol=1e-7)
+
+
+def test_the_average_follows_and_later_generations_inherit(tiny):
+    recipe = Recipe(epochs=2, batch_size=32)
+    modules = kdlib.fit("ResNet8x0.25", tiny, transfer.make("BornAgain"), recipe, progress=False)
+    plain = kdlib.fit("ResNet8x0.25", tiny, None, recipe, progress=False)
+    past = modules.modules[0].past_1.classifier.kernel[...]
+    # Another program, the same sums in another order.
+    np.testing.assert_allclose(past, plain.student.classifier.kernel[...], rtol=2e-3, atol=2e-4)
+    assert modules.history.epochs == 4
+    ema = kdlib.fit("ResNet8x0.25", tiny, transfer.make("EMA"), recipe, progress=False)
+    kernels = [m.classifier.kernel[...] for m in (ema.student, ema.modules[0].student)]
+    assert not np.allclose(*kernels) and np.allclose(*kernels, atol=0.5)
+
+
+def test_simkd_is_tested_with_its_projector(tiny, teacher):
+    run = kdlib.fit("ResNet8x0.25", tiny, Offline(teacher, distillers.make("SimKD")),
+                    Recipe(epochs=1, batch_size=32), progress=False)  # fmt: skip
+    found = kdlib.evaluate(run.student, tiny.test)["accuracy"]
+    assert found == pytest.approx(run.history.last()[0])
+    assert run.history.protocol["trained_parameters"] > run.history.protocol["parameters"]
+
+
+# --- every method trains, is killed, and resumes, through the real command line
+
+METHODS = {
+    **{name: "Offline" for name in distillers.METHODS},
+    "SoftLogits + AT": "Offline",
+    "FitNet(original=True) + SoftLogits": "Offline",
+    **{
+        spec: transfer.make(spec).family
+        for table in ("online", "self")
+        for spec in TABLES[table]
+    },
+    "AT": "SelfDistillation",
+    "FitNet": "Online",
+    "DML(peers=('WRN10-1',))": "Online",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke preset's networks on 64 shapes, and an untrained teacher's file."""
+    chosen = preset("smoke")
+    data = kdlib.load("shapes")
+    teacher = kdlib.models.build(chosen.teacher, 10, mean=data.mean, std=data.std, seed=3)
+    file = tmp_path_factory.mktemp("teacher") / "teacher"
+    facts = {"architecture": chosen.teacher, "classes": list(data.classes)}
+    checkpoint.save_network(file, teacher, facts)
+    return f"--student_arch {chosen.student} --dataset shapes --subset 64 --batch_size 32 " \
+           f"--train_epoch 2 --no-do_log --val_batch_size 1000 --teacher_param {file}"  # fmt: skip
+
+
+class Killed(BaseException):
+    """Ends a run where a SIGKILL would: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_every_method_resumes_bit_for_bit(spec, smoke, tmp_path, monkeypatch):
+    """Killed after its first epoch, a run ends in the same bytes as one that nobody disturbed.
+
+    That a SIGKILL at a random step is no worse is tested in test_train.py; here every method's
+    own state (banks, tables, averages, peers, generations) has to come back.
+    """
+    arguments = [*smoke.split(), "--distiller", spec, "--transfer", METHODS[spec], "--train_path"]
+    train_w_kd.main([*arguments, str(tmp_path / "whole")])
+    save = checkpoint.save_tree
+
+    def save_and_die(path, tree, metadata):
+        save(path, tree, metadata)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save_tree", save_and_die)
+    with pytest.raises(Killed):
+        train_w_kd.main([*arguments, str(tmp_path / "killed")])
+    monkeypatch.undo()
+    train_w_kd.main([*arguments, str(tmp_path / "killed")])
+    whole, killed = (tmp_path / name / "state-seed-0.safetensors" for name in ("whole", "killed"))
+    a, b = (checkpoint.load_arrays(path)[0] for path in (whole, killed))
+    assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+    record = json.loads((tmp_path / "killed" / "history.json").read_text())
+    assert all(np.isfinite(values).all() for values in record["curves"].values())
+
+
+@pytest.mark.parametrize(
+    ("spec", "family", "message"),
+    [
+        ("DML", "Offline", "'DML' is a method of the transfer Online, not of Offline"),
+        ("AT", "Supervised", "needs a teacher"),
+        ("BYOTT", None, "did you mean 'BYOT'?"),
+        ("AT", "Onlin", "did you mean 'Online'?"),
+        ("DML(order='first')", None, "'simultaneous' or 'sequential'"),
+        ("KDCL(target='max')", None, "mean, naive, linear, minlogit"),
+        ("BornAgain(generations=1)", None, "at least 2"),
+        ("ONE(branches=1)", None, "at least 2 branches"),
+        ("DML(peer=3)", None, "DML has no setting 'peer': it takes peers="),
+        ("PSKD(alpha=2)", None, "0 to 1"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(spec, family, message):
+    with pytest.raises(ValueError) as error:
+        transfer.make(spec, family=family)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spec", ["SoftLogits", "DML", "PSKD", "BornAgain", "EMATeacher", "CRD"])
+def test_vmapped_seeds_equal_single_runs(spec, tiny, teacher):
+    recipe = Recipe(epochs=2, batch_size=32, learning_rate=0.02)
+    fused, single = (
+        kdlib.fit("ResNet8x0.25", tiny, transfer.make(spec, teacher), recipe, seeds=2, fused=fused,
+                  progress=False)
+        for fused in (True, False)
+    )  # fmt: skip
+    for a, b in zip(fused.students, single.students, strict=True):
+        np.testing.assert_allclose(
+            a.classifier.kernel[...], b.classifier.kernel[...], rtol=2e-3, atol=2e-4
+        )
