@@ -19,14 +19,12 @@ from kdlib.presets import PRESETS, TABLES, Preset, preset
 from kdlib.train import Run, configuration, evaluate, fit, predict
 
 
-def load_data(chosen: Preset, data_dir: str | None = None, labels: float = 1.0) -> Dataset:
+def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = None) -> Dataset:
     """The data of a preset: its subset of labelled pictures to train students on, its test set.
 
-    ``labels`` is the share of those training pictures to keep.
+    ``labels`` is another number of labelled pictures: how a method does with more or fewer.
     """
-    data = kdlib.load(chosen.data, subset=chosen.subset, data_dir=data_dir)
-    if labels < 1:
-        data = data.subset(round(labels * len(data.train)), seed=0)
+    data = kdlib.load(chosen.data, subset=labels or chosen.subset, data_dir=data_dir)
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
@@ -101,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add("--labels", type=cli.share, default=1.0, help="share of the training pictures (1)")
+    add("--labels", type=cli.positive, help="labelled training pictures, in place of the preset's")
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
     add("--figures", type=pathlib.Path, help="for tables, figures and records (--out/figures)")

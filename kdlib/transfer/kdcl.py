@@ -17,7 +17,7 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
         logits: ``[networks, n, k]``.
         labels: int32 ``[n]``.
         target: ``"mean"`` of the logits; ``"naive"``: those of the network with the lowest
-            cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy, by 200 steps
+            cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy by 200 steps
             of exponentiated gradient; ``"minlogit"``: per class the smallest of the logits after
             subtracting the true class's. All but the mean are from memory of the paper: unverified.
 
