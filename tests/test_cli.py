@@ -72,7 +72,7 @@ def test_training_leaves_everything_and_evaluation_agrees(pets, teacher_file, tm
     }  # fmt: skip
     assert list((out / "events" / "seed-1").glob("events.out.tfevents.*"))
     history = kdlib.History.load(out / "history.json")
-    assert history.config["distiller"].startswith("SoftLogits(temperature=4.0, alpha=0.9) + Att")
+    assert history.config["distiller"].startswith("SoftLogits(temperature=4.0, alpha=0.9, gamma=None) + ")
     assert history.epochs == 2 and history.seeds == [0, 1]
     evaluate.main(f"--trained_param {out}/student-seed-1 --dataset {pets}".split())
     assert f"accuracy {100 * history.last()[1]:.2f} %" in capsys.readouterr().out
@@ -199,20 +199,38 @@ def test_a_teacher_of_other_classes_is_refused(pets, tmp_path, capsys):
     assert "knows 3 classes and the data has 2" in message
 
 
-def test_the_comparison_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
+def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--out", str(tmp_path), "--methods", "plain", "SoftLogits"]
     compare.main(arguments)
     printed = capsys.readouterr().out
     assert "| method" in printed and "SoftLogits" in printed and "2 seeds" in printed
+    assert "ECE" in printed
     figures = tmp_path / "figures"
     assert {p.name for p in figures.iterdir()} == {
-        "records.json", "table.md", "curves.png", "comparison.png", "attention.png",
+        "records.json", "plain.json", "SoftLogits.json", "table.md", "curves.png", "comparison.png",
+        "attention.png",
     }  # fmt: skip
-    records = (figures / "records.json").read_text()
+    records = (figures / "SoftLogits.json").read_text()
     compare.main(arguments)
-    assert (figures / "records.json").read_text() == records
-    with pytest.raises(ValueError, match="unknown distiller"):
+    assert (figures / "SoftLogits.json").read_text() == records
+    with pytest.raises(ValueError, match="unknown method"):
         compare.main(["--preset", "smoke", "--methods", "Wishful"])
+
+
+def test_a_table_takes_records_that_are_there_and_own_methods(tmp_path, capsys, monkeypatch):
+    mine = tmp_path / "mine.py"
+    mine.write_text("def gap(student, teacher, labels):\n"
+                    "    return ((student.logits - teacher.logits) ** 2).mean()\n")  # fmt: skip
+    arguments = ["--preset", "smoke", "--table", "offline", "--seeds", "1", "--labels", "64",
+                 "--out", str(tmp_path), "--methods", "plain", f"{mine}:gap"]  # fmt: skip
+    compare.main(arguments)
+    assert "gap" in capsys.readouterr().out
+    fits = []
+    monkeypatch.setattr(compare, "fit", lambda *a, label=None, **k: fits.append(label) or 1 / 0)
+    monkeypatch.setattr(compare, "load_teacher", lambda *a, **k: kdlib.models.build(
+        "ResNet14x0.25", 10))  # fmt: skip
+    compare.main(arguments)  # nothing is trained again
+    assert not fits and "gap" in capsys.readouterr().out
 
 
 @pytest.mark.tfds

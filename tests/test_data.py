@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from kdlib import data
-from kdlib.data import Dataset, Split, crop_and_flip, shapes, sources
+from kdlib.data import Dataset, Split, crop_and_flip, mix, shapes, sources, strong
 
 
 @pytest.fixture
@@ -156,6 +156,38 @@ def test_without_shift_and_mirroring_a_batch_is_the_data_itself():
     np.testing.assert_array_equal(batch, images[index])
     mirrored = crop_and_flip(jax.random.key(0), images, index, pad=0, flip=1.0)
     np.testing.assert_array_equal(mirrored, images[index][:, :, ::-1])
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_mixing_keeps_the_share_of_every_picture_in_its_target(cut):
+    """Pictures of one value each: what is left of the value must be what the target says."""
+    values = jnp.array([0.0, 50.0, 100.0, 200.0])
+    images = jnp.broadcast_to(values[:, None, None, None], (4, 32, 32, 3))
+    for seed in range(5):
+        mixed, targets = mix(jax.random.key(seed), images, jnp.eye(4), alpha=1.0, cut=cut)
+        np.testing.assert_allclose(targets.sum(-1), 1, rtol=1e-5)
+        np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets @ values, rtol=1e-3, atol=0.01)
+        if cut:  # a box of the other picture, nothing in between
+            assert set(np.unique(mixed)) <= set(np.asarray(values).tolist())
+
+
+def test_the_share_of_a_mixture_is_drawn_anew_and_uniform():
+    draw = lambda seed: mix(jax.random.key(seed), jnp.zeros((2, 4, 4, 1)), jnp.eye(2), alpha=1.0,
+                            cut=False)[1].max()  # fmt: skip
+    shares = np.array([draw(seed) for seed in range(60)])
+    assert len(np.unique(shares)) > 20 and 0.6 < shares.mean() < 0.95
+
+
+def test_the_strong_view_changes_every_picture_within_bounds():
+    pictures = jnp.asarray(shapes.render(8, 0)[0])
+    view = strong(jax.random.key(0), pictures)
+    again = strong(jax.random.key(0), pictures)
+    assert view.shape == pictures.shape and float(view.min()) >= 0 and float(view.max()) <= 255
+    assert np.array_equal(view, again)
+    change = np.abs(np.asarray(view) - np.asarray(pictures, float)).mean((1, 2, 3))
+    assert (change > 10).all()
+    hole = (np.asarray(view) == 127.5).all(-1).sum((1, 2))
+    assert (hole >= 16).all() and (hole <= 64).all()  # up to 8x8 of 32x32
 
 
 def test_uint8_stays_uint8():

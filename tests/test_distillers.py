@@ -1,6 +1,7 @@
 """Every distiller: golden values, independent references, and the contract they all keep."""
 
 import functools
+import itertools
 
 import golden
 import jax
@@ -135,13 +136,14 @@ class TestContract:
         assert np.isfinite(check.loss_of(make(spec), student, teacher)(student, teacher))
 
 
+COUNTER = itertools.count(1)
 # What is wrong on purpose, and the promise that must notice.
 BROKEN = {
     "zero at a match": lambda s, t, y: ((s.logits - t.logits) ** 2).mean() + 1,
     "gradient": lambda s, t, y: ((jax.lax.stop_gradient(s.logits) - t.logits) ** 2).mean(),
     "extremes": lambda s, t, y: jnp.sqrt(((s.logits - t.logits) ** 2).sum(-1)).mean(),
     "batch order": lambda s, t, y: ((s.logits - t.logits)[0] ** 2).mean(),
-    "jit and vmap": lambda s, t, y: ((s.logits - t.logits) ** 2).mean() * np.random.rand(),
+    "jit and vmap": lambda s, t, y: next(COUNTER) * ((s.logits - t.logits) ** 2).mean(),
     "invariances": lambda s, t, y: ((s.logits - t.logits) ** 2).mean(),
 }
 BROKEN["invariances"].invariances = ("affine per row of logits",)
@@ -151,7 +153,7 @@ BROKEN["invariances"].invariances = ("affine per row of logits",)
 def test_the_contract_notices_a_broken_promise(promise):
     rows = str(check.check_distiller(BROKEN[promise])).splitlines()[2:]
     kept = {row.split("|")[1].strip(): row.split("|")[2].strip() for row in rows}
-    assert kept[promise] == "no" and kept["state"] == "yes"
+    assert kept[promise] == "no"
 
 
 def test_state_that_does_not_survive_is_noticed():
@@ -167,7 +169,7 @@ def test_state_that_does_not_survive_is_noticed():
 
 def test_a_distiller_of_ones_own_by_address(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("def cosine(student, teacher, labels):\n    return (student.logits ** 2).mean()\n")
+    file.write_text("def cosine(student, teacher, labels):\n    return student.logits.max()\n")
     made = make(f"{file}:cosine + AT")
     assert made.spec.startswith(f"{file}:cosine + ")
     assert float(made(some_outputs(0), some_outputs(1), Y)) > 0

@@ -164,7 +164,8 @@ def test_dot_keeps_a_momentum_for_each_loss():
     w, task, lesson = 2.0, 0.0, 0.0
     params, state = jnp.float32(w), optimizer.init(jnp.float32(w))
     for g_task, g_lesson in ((1.0, -2.0), (0.5, 3.0), (-1.0, 1.0)):
-        updates, state = optimizer.update((jnp.float32(g_task), jnp.float32(g_lesson)), state, params)
+        grads = jnp.float32(g_task), jnp.float32(g_lesson)
+        updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         task = (0.9 - 0.075) * task + g_task + 0.1 * w
         lesson = (0.9 + 0.075) * lesson + g_lesson
@@ -177,7 +178,7 @@ def test_dot_keeps_a_momentum_for_each_loss():
 
 @pytest.mark.parametrize("spec", ["DML", "KDCL"])
 def test_peers_do_not_please_each_other(spec):
-    """The student's lesson must not move its peer: with the peer's own terms taken away, nothing."""
+    """The student's own terms must not move its peer."""
     lessons = distillers.make("SoftLogits(temperature=1, alpha=1, gamma=1)")
 
     def student_terms(peer):
@@ -222,7 +223,7 @@ def test_simkd_is_tested_with_its_projector(tiny, teacher):
 # --- every method trains, is killed, and resumes, through the real command line
 
 METHODS = {
-    **{name: "Offline" for name in distillers.METHODS},
+    **dict.fromkeys(distillers.METHODS, "Offline"),
     "SoftLogits + AT": "Offline",
     "FitNet(original=True) + SoftLogits": "Offline",
     **{

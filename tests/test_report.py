@@ -71,7 +71,8 @@ def test_the_table_says_what_the_records_say():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert rows[2][:2] == ["teacher", "95.0"]
     assert rows[3][:2] == ["plain", "50.0 ± 24.8"] and rows[3][5] == "x 1.00"
-    name, accuracy, difference, verdict, closed, time, best = rows[4]
+    name, accuracy, difference, verdict, closed, time, passes, extra, best = rows[4]
+    assert (passes, extra) == ("1 + 0", "0 %")
     assert (name, verdict, closed, time) == ("taught", "better", "47 %", "x 2.00")
     assert accuracy == "71.0 ± 27.3" and difference == "+21.0 ± 2.5" and best.startswith("74.0")
     assert len({len(line) for line in table.splitlines()}) == 1
@@ -80,8 +81,57 @@ def test_the_table_says_what_the_records_say():
 
 def test_records_come_back_from_json(tmp_path):
     records = report.Records(0.9, {"plain": history([[0.5, 0.4]])})
-    records.save(tmp_path / "records.json")
-    assert report.Records.load(tmp_path / "records.json") == records
+    records.save(tmp_path)
+    assert report.Records.load(tmp_path) == records
+    assert (tmp_path / "plain.json").exists()
+
+
+def test_a_sparsely_tested_curve_knows_its_epochs():
+    sparse = history([[0.1, 0.2, 0.3, 0.4, 0.5]])
+    sparse.config["recipe"]["test_every"], sparse.protocol["epochs"] = 2, 5
+    sparse.curves["test_accuracy"] = [[0.2, 0.4, 0.5]]
+    assert sparse.points("test_accuracy").tolist() == [2, 4, 5]
+    assert sparse.points("train_loss").tolist() == [1, 2, 3, 4, 5] and sparse.epochs == 5
+
+
+def test_calibration_by_hand():
+    """Four pictures, two classes: confidences 0.9 (right), 0.9 (wrong), 0.6 (right), 0.6 (right)."""
+    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    found = metrics.calibration(np.log(p), [0, 1, 0, 1], bins=10)
+    np.testing.assert_allclose(found.nll, -np.log([0.9, 0.1, 0.6, 0.6]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(found.brier, np.mean([0.02, 1.62, 0.32, 0.32]), rtol=1e-5)
+    np.testing.assert_allclose(found.ece, 0.5 * 0.4 + 0.5 * 0.4, rtol=1e-5)
+    assert found.share[8] == 0.5 and found.accuracy[8] == 0.5 and found.share.sum() == 1
+    np.testing.assert_allclose(found.confidence[[5, 8]], [0.6, 0.9], rtol=1e-5)
+
+
+def test_cka_ignores_rotations_and_scales_and_tells_strangers_apart():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 6)) * np.arange(1, 7)
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    assert metrics.cka(x, 3 * x @ turn + 5) == pytest.approx(1)
+    assert metrics.cka(x, rng.normal(size=(200, 4))) < 0.1
+    kernel = lambda z: (z - z.mean(0)) @ (z - z.mean(0)).T  # the definition, by Gram matrices
+    y = x[:, :2] ** 2
+    a, b = kernel(x), kernel(y)
+    expected = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
+    assert metrics.cka(x, y) == pytest.approx(expected)
+
+
+def test_fidelity_counts_agreement_and_divergence():
+    p, q = np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([[0.4, 0.6], [0.1, 0.9]])
+    show = lambda z: kdlib.models.Outputs(np.log(z), z, (), ())
+    found = metrics.quality(show(p), show(q), [0, 1])
+    assert found["agreement"] == 0.5
+    np.testing.assert_allclose(found["kl"], (q * np.log(q / p)).sum(-1).mean(), rtol=1e-5)
+    assert set(report.QUALITY) == set(found)
+
+
+def test_the_quality_table_has_a_row_per_method():
+    one = history([[0.5, 0.4], [0.6, 0.5]])
+    one.final = {key: [0.1, 0.3] for key in report.QUALITY}
+    table = report.quality_table({"plain": one})
+    assert table.splitlines()[2].split("|")[2].strip() == "20.0"  # ECE in per cent
 
 
 def test_the_protocol_names_data_seeds_epochs_and_device():

@@ -90,7 +90,7 @@ def test_a_step_equals_the_same_update_written_plainly(tiny, teacher):
     """One step against plain Flax and Optax, outside any of our jitted code."""
     transfer = Offline(teacher, make("SoftLogits(temperature=2, alpha=0.7) + AT(beta=10)"))
     recipe = replace(QUICK, pad=0, flip=0.0)
-    program = Program(build, tiny, transfer, recipe, fused=False)
+    program = Program(lambda name, seed: build(seed), tiny, transfer, recipe, fused=False)
     state = program.init(3)
     order = program.order(state)
     after, sums = program.step(
@@ -143,7 +143,7 @@ def test_distillation_pulls_the_student_towards_its_teacher(tiny, teacher):
 
 
 def test_an_epoch_is_one_trace_and_visits_every_picture_once(tiny):
-    program = Program(build, tiny, Supervised(), QUICK, fused=False)
+    program = Program(lambda name, seed: build(seed), tiny, Supervised(), QUICK, fused=False)
     state = program.init(0)
     silent = Progress("", 1, enabled=False)
     first = program.order(state)
@@ -184,8 +184,8 @@ def test_a_seed_gives_the_same_alone_and_among_others(tiny, looped):
 
 
 def test_a_scanned_block_of_steps_equals_single_steps(tiny):
-    loop = Program(build, tiny, Supervised(), QUICK, fused=False)
-    scan = Program(build, tiny, Supervised(), QUICK, fused=True)
+    loop = Program(lambda name, seed: build(seed), tiny, Supervised(), QUICK, fused=False)
+    scan = Program(lambda name, seed: build(seed), tiny, Supervised(), QUICK, fused=True)
     state, silent = loop.init(0), Progress("", 1, enabled=False)
     stacked = jax.tree.map(lambda leaf: leaf[None], state)
     one, sums_one = loop.run_epoch(state, silent)
