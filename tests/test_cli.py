@@ -72,7 +72,9 @@ def test_training_leaves_everything_and_evaluation_agrees(pets, teacher_file, tm
     }  # fmt: skip
     assert list((out / "events" / "seed-1").glob("events.out.tfevents.*"))
     history = kdlib.History.load(out / "history.json")
-    assert history.config["distiller"].startswith("SoftLogits(temperature=4.0, alpha=0.9, gamma=None) + ")
+    assert history.config["distiller"].startswith(
+        "SoftLogits(temperature=4.0, alpha=0.9, gamma=None) + "
+    )
     assert history.epochs == 2 and history.seeds == [0, 1]
     evaluate.main(f"--trained_param {out}/student-seed-1 --dataset {pets}".split())
     assert f"accuracy {100 * history.last()[1]:.2f} %" in capsys.readouterr().out

@@ -95,7 +95,7 @@ def test_a_sparsely_tested_curve_knows_its_epochs():
 
 
 def test_calibration_by_hand():
-    """Four pictures, two classes: confidences 0.9 (right), 0.9 (wrong), 0.6 (right), 0.6 (right)."""
+    """Two classes, confidences 0.9 (right), 0.9 (wrong), 0.6 (right), 0.6 (right)."""
     p = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
     found = metrics.calibration(np.log(p), [0, 1, 0, 1], bins=10)
     np.testing.assert_allclose(found.nll, -np.log([0.9, 0.1, 0.6, 0.6]).mean(), rtol=1e-5)
