@@ -232,7 +232,7 @@ METHODS = {
         for spec in TABLES[table]
     },
     "AT": "SelfDistillation",
-    "FitNet": "Online",
+    "SimKD ": "Online",
     "DML(peers=('WRN10-1',))": "Online",
 }  # fmt: skip
 

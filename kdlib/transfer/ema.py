@@ -44,7 +44,10 @@ class EMATeacher(Supervised):
         trained.average.eval()
         student, teacher = trained.student(batch.images), trained.average(batch.images)
         task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
-        return Loss(task, lesson, {"cross_entropy": ce, "knowledge": knowledge}, student.logits)
+        logits = trained.distiller.logits(student, teacher)
+        return Loss(task, lesson, {"cross_entropy": ce, "knowledge": knowledge}, logits)
 
     def network(self, trained, frozen):
-        return getattr(trained, self.deploy)
+        if self.deploy == "average":
+            return trained.average
+        return trained.distiller.deploy(trained.student, trained.average)

@@ -37,4 +37,8 @@ class Online(Supervised):
         task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
         teacher_ce = cross_entropy(teacher.logits, batch.labels)
         parts = {"cross_entropy": ce, "knowledge": knowledge, "teacher_cross_entropy": teacher_ce}
-        return Loss(task + teacher_ce, lesson, parts, student.logits)
+        logits = trained.distiller.logits(student, teacher)
+        return Loss(task + teacher_ce, lesson, parts, logits)
+
+    def network(self, trained, frozen):
+        return trained.distiller.deploy(trained.student, trained.teacher)
