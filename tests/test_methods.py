@@ -222,19 +222,15 @@ def test_simkd_is_tested_with_its_projector(tiny, teacher):
 
 # --- every method trains, is killed, and resumes, through the real command line
 
-METHODS = {
-    **dict.fromkeys(distillers.METHODS, "Offline"),
-    "SoftLogits + AT": "Offline",
-    "FitNet(original=True) + SoftLogits": "Offline",
-    **{
-        spec: transfer.make(spec).family
-        for table in ("online", "self")
-        for spec in TABLES[table]
-    },
-    "AT": "SelfDistillation",
-    "SimKD ": "Online",
-    "DML(peers=('WRN10-1',))": "Online",
-}  # fmt: skip
+METHODS = [
+    *((name, "Offline") for name in distillers.METHODS),
+    ("SoftLogits + AT", "Offline"),
+    ("FitNet(original=True) + SoftLogits", "Offline"),
+    *((s, transfer.make(s).family) for table in ("online", "self") for s in TABLES[table]),
+    ("AT", "SelfDistillation"),
+    ("SimKD", "Online"),
+    ("DML(peers=('WRN10-1',))", "Online"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -254,14 +250,14 @@ class Killed(BaseException):
     """Ends a run where a SIGKILL would: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("spec", METHODS)
-def test_every_method_resumes_bit_for_bit(spec, smoke, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("spec", "family"), dict.fromkeys(METHODS))
+def test_every_method_resumes_bit_for_bit(spec, family, smoke, tmp_path, monkeypatch):
     """Killed after its first epoch, a run ends in the same bytes as one that nobody disturbed.
 
     That a SIGKILL at a random step is no worse is tested in test_train.py; here every method's
     own state (banks, tables, averages, peers, generations) has to come back.
     """
-    arguments = [*smoke.split(), "--distiller", spec, "--transfer", METHODS[spec], "--train_path"]
+    arguments = [*smoke.split(), "--distiller", spec, "--transfer", family, "--train_path"]
     train_w_kd.main([*arguments, str(tmp_path / "whole")])
     save = checkpoint.save_tree
 

@@ -63,7 +63,8 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
         family = family if family in TRANSFERS else _refuse(unknown("transfer", family, FAMILIES))
     if family in TRANSFERS and family not in FAMILIES:  # --transfer DML: the method by its own name
         spec, family = family if spec == "SoftLogits" else spec, TRANSFERS[family].family
-    spec = NICKNAMES.get(spec.strip(), spec)
+    if not (spec in DISTILLERS and family in ("Offline", "Online")):
+        spec = NICKNAMES.get(spec.strip(), spec)
     head = re.match(r"\s*(\w*)", spec)[1]
     if head in TRANSFERS:
         made = read(spec, "method", TRANSFERS | DISTILLERS, distillers.own)
