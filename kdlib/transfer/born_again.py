@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
+from kdlib.distillers.base import require
 from kdlib.models import Outputs
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
@@ -47,8 +48,7 @@ class BornAgain(Supervised):
 
     def __init__(self, generations: int = 2, distiller: Distiller | None = None,
                  ensemble: bool = False):  # fmt: skip
-        if generations < 2:
-            raise ValueError(f"generations={generations}: give at least 2, the first is plain")
+        require(generations >= 2, f"{generations=}: give at least 2, the first is plain")
         self.generations, self.distiller, self.ensemble = int(generations), distiller, ensemble
 
     def trained(self, setup: Setup):

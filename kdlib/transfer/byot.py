@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from kdlib.distillers import soft_logit_loss
-from kdlib.distillers.base import Adapter
+from kdlib.distillers.base import Adapter, positive, require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
@@ -41,9 +41,9 @@ class BYOT(Supervised):
     family = "SelfDistillation"
 
     def __init__(self, alpha: float = 0.1, temperature: float = 3.0, beta: float = 0.05):
-        if not 0 <= alpha <= 1 or not temperature > 0 or beta < 0:
-            raise ValueError(f"BYOT({alpha=}, {temperature=}, {beta=}): give alpha from 0 to 1, a "
-                             "temperature above 0 and beta of at least 0")  # fmt: skip
+        known = 0 <= alpha <= 1 and beta >= 0
+        require(known, f"{alpha=}, {beta=}: give alpha from 0 to 1, beta of at least 0")
+        positive(temperature=temperature)
         self.alpha, self.temperature, self.beta = alpha, float(temperature), beta
 
     def trained(self, setup: Setup):

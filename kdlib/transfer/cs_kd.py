@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from kdlib.data import Batch
 from kdlib.distillers import soft_logit_loss
+from kdlib.distillers.base import positive
 from kdlib.transfer.supervised import Loss, Supervised, cross_entropy
 
 
@@ -16,7 +17,7 @@ class CSKD(Supervised):
         weight: of it; 1 in the paper, 3 on CUB.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a temperature of 0 or below.
 
     Reference:
         Yun et al., "Regularizing Class-wise Predictions via Self-knowledge Distillation", CVPR
@@ -27,9 +28,7 @@ class CSKD(Supervised):
     passes = (2, 0)
 
     def __init__(self, temperature: float = 4.0, weight: float = 1.0):
-        if not temperature > 0 or weight < 0:
-            raise ValueError(f"CSKD({temperature=}, {weight=}): give a temperature above 0 and a "
-                             "weight of at least 0")  # fmt: skip
+        positive(temperature=temperature)
         self.temperature, self.weight = float(temperature), weight
 
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:

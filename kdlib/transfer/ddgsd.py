@@ -4,6 +4,7 @@ import jax
 
 from kdlib.data import Batch
 from kdlib.distillers import soft_logit_loss
+from kdlib.distillers.base import positive
 from kdlib.transfer.supervised import Loss, Supervised, cross_entropy
 
 
@@ -15,7 +16,7 @@ class DDGSD(Supervised):
         mmd: weight of the distance between the two views' mean embeddings.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a temperature of 0 or below.
 
     Reference:
         Xu, Liu, "Data-Distortion Guided Self-Distillation", AAAI 2019; weights as in
@@ -27,9 +28,7 @@ class DDGSD(Supervised):
     passes = (2, 0)
 
     def __init__(self, temperature: float = 4.0, mmd: float = 5e-4):
-        if not temperature > 0 or mmd < 0:
-            raise ValueError(f"DDGSD({temperature=}, {mmd=}): give a temperature above 0 and a "
-                             "weight of at least 0")  # fmt: skip
+        positive(temperature=temperature)
         self.temperature, self.mmd = float(temperature), mmd
 
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:

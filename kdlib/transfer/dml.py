@@ -1,6 +1,7 @@
 """Deep mutual learning: students of equal standing teach each other."""
 
 from kdlib.distillers import Distiller, SoftLogits
+from kdlib.distillers.base import require
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Loss, Setup, Supervised
 
@@ -27,10 +28,9 @@ class DML(Supervised):
 
     def __init__(self, peers: tuple[str | None, ...] = (None,), order: str = "simultaneous",
                  distiller: Distiller | None = None):  # fmt: skip
-        if order not in ("simultaneous", "sequential"):
-            raise ValueError(f"order={order!r}: give 'simultaneous' or 'sequential'")
-        if not peers:
-            raise ValueError("peers=(): give at least one, None for a network like the student")
+        known = order in ("simultaneous", "sequential")
+        require(known, f"order={order!r}: give 'simultaneous' or 'sequential'")
+        require(peers, "peers=(): give at least one, None for a network like the student")
         self.passes = len(peers) + 1, 0
         self.peers, self.order, self.distiller = tuple(peers), order, distiller
         names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]

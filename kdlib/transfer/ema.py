@@ -3,6 +3,7 @@
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
+from kdlib.distillers.base import require
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Loss, Setup, Supervised
 
@@ -28,9 +29,8 @@ class EMATeacher(Supervised):
 
     def __init__(self, decay: float = 0.99, distiller: Distiller | None = None,
                  deploy: str = "student"):  # fmt: skip
-        if not 0 < decay < 1 or deploy not in ("student", "average"):
-            raise ValueError(f"EMATeacher({decay=}, {deploy=}): give a decay between 0 and 1, and "
-                             "deploy 'student' or 'average'")  # fmt: skip
+        known = 0 < decay < 1 and deploy in ("student", "average")
+        require(known, f"{decay=}, {deploy=}: give a decay below 1, and 'student' or 'average'")
         self.decay, self.distiller, self.deploy = decay, distiller, deploy
         self.average = decay  # Supervised.after_step moves the average
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from kdlib.data import Batch
 from kdlib.distillers import soft_logit_loss
+from kdlib.distillers.base import positive, require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 TARGETS = ("mean", "naive", "linear", "minlogit")
@@ -61,11 +62,9 @@ class KDCL(Supervised):
 
     def __init__(self, target: str = "mean", peers: tuple[str | None, ...] = (None,),
                  temperature: float = 4.0, alpha: float = 0.5):  # fmt: skip
-        if target not in TARGETS:
-            raise ValueError(f"target={target!r}: give one of {', '.join(TARGETS)}")
-        if not peers or not temperature > 0 or not 0 <= alpha <= 1:
-            raise ValueError(f"KDCL({peers=}, {temperature=}, {alpha=}): give at least one peer, a"
-                             " temperature above 0 and a share from 0 to 1")  # fmt: skip
+        require(target in TARGETS, f"target={target!r}: give one of {', '.join(TARGETS)}")
+        require(peers and 0 <= alpha <= 1, f"{peers=}, {alpha=}: give a peer, a share from 0 to 1")
+        positive(temperature=temperature)
         self.passes = len(peers) + 1, 0
         self.target, self.peers = target, tuple(peers)
         self.temperature, self.alpha = float(temperature), float(alpha)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers import soft_logit_loss
+from kdlib.distillers.base import positive, require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
@@ -48,9 +49,8 @@ class ONE(Supervised):
     family = "Online"
 
     def __init__(self, branches: int = 3, temperature: float = 3.0, ramp: float = 80 / 300):
-        if branches < 2 or not temperature > 0 or not 0 < ramp <= 1:
-            raise ValueError(f"ONE({branches=}, {temperature=}, {ramp=}): give at least 2 branches,"
-                             " a temperature above 0, a ramp above 0 and up to 1")  # fmt: skip
+        require(branches >= 2, f"{branches=}: give at least 2 branches")
+        positive(temperature=temperature, ramp=ramp)
         self.branches, self.temperature, self.ramp = branches, float(temperature), float(ramp)
 
     def trained(self, setup: Setup):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kdlib.distillers.base import require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
@@ -35,8 +36,7 @@ class PSKD(Supervised):
     family = "SelfDistillation"
 
     def __init__(self, alpha: float = 0.8):
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha={alpha}: give the last epoch's share, 0 to 1")
+        require(0 <= alpha <= 1, f"{alpha=}: give the last epoch's share, 0 to 1")
         self.alpha = alpha
 
     def trained(self, setup: Setup):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from kdlib.distillers.base import positive, require
 from kdlib.transfer.supervised import Loss, Supervised, cross_entropy
 
 
@@ -46,9 +47,9 @@ class TfKD(Supervised):
 
     def __init__(self, alpha: float = 0.1, multiplier: float = 100.0, temperature: float = 20.0,
                  virtual_teacher: str = "code"):  # fmt: skip
-        if not 0 <= alpha <= 1 or not temperature > 0 or virtual_teacher not in ("code", "paper"):
-            raise ValueError(f"TfKD({alpha=}, {temperature=}, {virtual_teacher=}): give alpha from "
-                             "0 to 1, a temperature above 0, and 'code' or 'paper'")  # fmt: skip
+        known = 0 <= alpha <= 1 and virtual_teacher in ("code", "paper")
+        require(known, f"{alpha=}, {virtual_teacher=}: give a share 0 to 1, 'code' or 'paper'")
+        positive(temperature=temperature)
         self.alpha, self.multiplier, self.temperature = alpha, multiplier, temperature
         self.virtual_teacher = virtual_teacher
 
