@@ -99,11 +99,30 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add("--labels", type=cli.positive, help="labelled training pictures, in place of the preset's")
+    add("--labels", type=cli.positive, nargs="+", metavar="N",
+        help="labelled pictures in place of the preset's; several give a curve")  # fmt: skip
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
     add("--figures", type=pathlib.Path, help="for tables, figures and records (--out/figures)")
     return parser
+
+
+def run_table(options, chosen: Preset, labels: int | None, out: pathlib.Path, figures):
+    """Train the methods of a table on so many labels and write its report.
+
+    Returns:
+        The records by method, and the report's text.
+    """
+    data = load_data(chosen, options.data_path, labels)
+    teacher = load_teacher(chosen, data, out / "teacher")
+    histories, runs, demo = {}, {}, options.table == "demo"
+    for method in options.methods or chosen.table(options.table):
+        # The demo shows where its networks look, so it needs them, not only their records.
+        record = None if demo else figures / report.record_file(method)
+        seeds = options.seeds or chosen.seeds
+        histories[method], run = run_method(method, chosen, data, teacher, out, seeds, record)
+        runs |= {method: run} if demo else {}
+    return histories, write_report(histories, runs, data, teacher, figures)
 
 
 def main(arguments=None) -> None:
@@ -112,23 +131,17 @@ def main(arguments=None) -> None:
     chosen = preset(options.preset)
     if options.epochs:
         chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=options.epochs))
-    methods = options.methods or chosen.table(options.table)
-    for method in methods:
+    for method in options.methods or chosen.table(options.table):
         transfer.make(method)  # a wrong name ends here, before anything is trained
     out = options.out or pathlib.Path("runs") / options.table
-    figures = options.figures or out / "figures"
-    data = load_data(chosen, options.data_path, options.labels)
-    teacher = load_teacher(chosen, data, out / "teacher")
-    histories, runs, seeds = {}, {}, options.seeds or chosen.seeds
-    for method in methods:
-        # The demo shows where its networks look, so it needs them, not only their records.
-        record = figures / report.record_file(method)
-        if options.table == "demo":
-            record.unlink(missing_ok=True)
-        histories[method], run = run_method(method, chosen, data, teacher, out, seeds, record)
-        if options.table == "demo":
-            runs[method] = run
-    print(f"\n{write_report(histories, runs, data, teacher, figures)}\n")
+    figures, found = options.figures or out / "figures", {}
+    for labels in options.labels or [None]:
+        part = f"labels-{labels}" if labels else ""
+        found[labels], text = run_table(options, chosen, labels, out / part, figures / part)
+        print(f"\n{text}\n")
+    if len(found) > 1:
+        plots.use_style()
+        plots.save(plots.efficiency(found), figures / "efficiency.png")
     print(f"figures and records: {figures}/")
 
 

@@ -83,6 +83,27 @@ def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
     return figure
 
 
+def efficiency(tables: dict[int, dict[str, History]]):
+    """Accuracy against the number of labels: means and 95 % intervals, a line per method.
+
+    ``tables`` maps numbers of labelled pictures to records by method, the same methods in each.
+    """
+    figure, axis = _figure(size=(6, 3.6))
+    counts = sorted(tables)
+    for place, method in enumerate(tables[counts[0]]):
+        found = [metrics.interval(tables[count][method].last()) for count in counts]
+        mean, half = (100 * np.array(values) for values in zip(*found, strict=True))
+        shift = 1.02 ** (place - (len(tables[counts[0]]) - 1) / 2)  # side by side, not on top
+        axis.errorbar(shift * np.array(counts), mean, np.nan_to_num(half), capsize=3, label=method,
+                      color=COLOURS[place % 7], marker=MARKERS[place % 7])  # fmt: skip
+    axis.set_xscale("log")
+    axis.minorticks_off()
+    axis.set_xticks(counts, map(str, counts))
+    axis.set(xlabel="labelled pictures", ylabel="test accuracy (%)")
+    axis.legend()
+    return figure
+
+
 def pictures(images, titles: Sequence[str] | None = None, columns: int = 10):
     """A grid of pictures, uint8 ``[n, h, w, c]``."""
     rows = -(-len(images) // columns)

@@ -223,10 +223,12 @@ def test_a_table_takes_records_that_are_there_and_own_methods(tmp_path, capsys, 
     mine = tmp_path / "mine.py"
     mine.write_text("def gap(student, teacher, labels):\n"
                     "    return ((student.logits - teacher.logits) ** 2).mean()\n")  # fmt: skip
-    arguments = ["--preset", "smoke", "--table", "offline", "--seeds", "1", "--labels", "64",
+    arguments = ["--preset", "smoke", "--table", "offline", "--seeds", "1", "--labels", "64", "96",
                  "--out", str(tmp_path), "--methods", "plain", f"{mine}:gap"]  # fmt: skip
     compare.main(arguments)
-    assert "gap" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("gap") >= 2
+    assert (tmp_path / "figures" / "efficiency.png").exists()
+    assert "64 training" in (tmp_path / "figures" / "labels-64" / "table.md").read_text()
     fits = []
     monkeypatch.setattr(compare, "fit", lambda *a, label=None, **k: fits.append(label) or 1 / 0)
     monkeypatch.setattr(compare, "load_teacher", lambda *a, **k: kdlib.models.build(

@@ -148,6 +148,7 @@ def test_every_figure_draws(small_shapes, teacher):
     figures = [
         plots.curves(records, teacher=0.9),
         plots.comparison({n: r.last() for n, r in records.items()}, teacher=0.9, title="x"),
+        plots.efficiency({32: records, 64: records}),
         plots.pictures(split.images, ["a", "b", "c"]),
         plots.network_attention({"one": network}, split, stage=2),
         plots.matrix([[1.0, np.nan], [2.0, 3.0]], ["a", "b"], ["long name", "d"], label="x"),
