@@ -1,8 +1,8 @@
 """Knowledge distillation in JAX and Flax: networks, jitted training, distillers, transfer.
 
-The floors, from the top: ``cli`` and ``compare`` · ``presets`` · ``check`` · ``plots`` ·
-``report`` · ``train`` · ``checkpoint`` · ``transfer`` (who teaches) · ``distillers`` (what is
-taught) · ``metrics`` · ``models`` · ``data``.
+The floors, from the top: ``compare`` and ``cli`` · ``presets`` · ``check`` · ``plots`` · ``report``
+· ``analysis`` · ``train`` and ``program`` · ``checkpoint`` · ``transfer`` (who teaches) ·
+``distillers`` (what is taught) · ``metrics`` · ``models`` · ``data``.
 """
 
 import os
@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX starts: its C++
 
 import jax
 
-from kdlib import check, checkpoint, data, distillers, metrics, models, transfer
+from kdlib import analysis, check, checkpoint, data, distillers, metrics, models, transfer
 from kdlib.checkpoint import pretrained
 from kdlib.data import load
 from kdlib.data.sources import cache_dir
@@ -24,7 +24,7 @@ from kdlib.transfer import Offline, Supervised
 
 __all__ = [
     "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
-    "Supervised", "check", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
+    "Supervised", "analysis", "check", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
     "models", "predict", "preset", "pretrained", "setup", "transfer",
 ]  # fmt: skip
 

@@ -173,6 +173,18 @@ def test_dot_keeps_a_momentum_for_each_loss():
         np.testing.assert_allclose(params, w, rtol=1e-5)
 
 
+def test_distillation_oriented_training_runs_and_is_another(tiny, teacher):
+    transfer_ = lambda: transfer.make("SoftLogits", teacher)
+    runs = [
+        kdlib.fit("ResNet8x0.25", tiny, transfer_(), Recipe(epochs=2, batch_size=32, dot=delta),
+                  progress=False)
+        for delta in (0.0, 0.075)
+    ]  # fmt: skip
+    assert runs[1].history.config["recipe"]["dot"] == 0.075
+    a, b = (run.student.classifier.kernel[...] for run in runs)
+    assert np.isfinite(b).all() and not np.allclose(a, b)
+
+
 # --- gradients go where they belong
 
 
