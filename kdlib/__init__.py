@@ -24,8 +24,8 @@ from kdlib.transfer import Offline, Supervised
 
 __all__ = [
     "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
-    "Supervised", "analysis", "check", "checkpoint", "data", "distillers", "evaluate", "fit", "load", "metrics",
-    "models", "predict", "preset", "pretrained", "setup", "transfer",
+    "Supervised", "analysis", "check", "checkpoint", "data", "distillers", "evaluate", "fit",
+    "load", "metrics", "models", "predict", "preset", "pretrained", "setup", "transfer",
 ]  # fmt: skip
 
 # Compiled programs are kept between runs: a second start takes a second instead of a dozen.

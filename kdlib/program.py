@@ -171,7 +171,8 @@ class Program:
         """The state before the first step. Everything random in a run follows from ``seed``."""
         _, params, rest = nnx.split(self._modules(seed), nnx.Param, ...)
         params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-        optimizer = {name: self.optimizer.init(tree) for name, tree in params.items()}
+        moving = {name: tree for name, tree in params.items() if name not in self.transfer.still}
+        optimizer = {name: self.optimizer.init(tree) for name, tree in moving.items()}
         return TrainState(params, rest, optimizer, jax.random.key(seed), jnp.zeros((), jnp.int32))
 
     def trained(self, state: TrainState) -> Modules:
@@ -226,7 +227,7 @@ class Program:
             grads = [back(jnp.array(w))[0] for w in ((1.0, 0.0), (0.0, 1.0))] if self.recipe.dot \
                 else back(jnp.ones(2))[0]  # fmt: skip
             rest |= {name: moved[name] for name in names if name in moved}
-            for name in filter(params.__contains__, names):
+            for name in filter(optimizer.__contains__, names):
                 mine = [g[name] for g in grads] if self.recipe.dot else grads[name]
                 updates, optimizer[name] = self.optimizer.update(
                     mine, optimizer[name], params[name]

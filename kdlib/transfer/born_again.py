@@ -50,10 +50,11 @@ class BornAgain(Supervised):
                  ensemble: bool = False):  # fmt: skip
         require(generations >= 2, f"{generations=}: give at least 2, the first is plain")
         self.generations, self.distiller, self.ensemble = int(generations), distiller, ensemble
+        self.still = tuple(f"past_{g}" for g in range(1, self.generations))
 
     def trained(self, setup: Setup):
         distiller = self.distiller or SoftLogits(temperature=1.0, alpha=0.5)
-        past = {f"past_{g}": nnx.clone(setup.student) for g in range(1, self.generations)}
+        past = {name: nnx.clone(setup.student) for name in self.still}
         lesson = prepared(distiller, setup, setup.student, setup.student)
         return {"distiller": lesson} | past
 
@@ -83,5 +84,4 @@ class BornAgain(Supervised):
     def network(self, trained, frozen):
         if not self.ensemble:
             return trained.student
-        past = [getattr(trained, f"past_{g}") for g in range(1, self.generations)]
-        return Ensemble([trained.student, *past])
+        return Ensemble([trained.student, *(getattr(trained, name) for name in self.still)])

@@ -94,6 +94,7 @@ class Supervised:
     family = "Supervised"
     generations = 1  # how often the epochs of the recipe are run through
     turns: tuple[tuple[str, ...], ...] = ()  # modules updated one group after the other
+    still: tuple[str, ...] = ("average",)  # modules that no gradient (or weight decay) moves
     passes = (1, 0)  # forward passes of networks that train, and of frozen ones, per picture
     smoothing = mixup = cutmix = average = 0.0  # off, also in the transfers that follow this form
     longer = 1.0
