@@ -25,8 +25,8 @@ test-notebooks: $(VENV)/.ready
 	$(NBVAL) notebooks
 
 test-colab: VENV = .venv-colab
-test-colab: .venv-colab/.ready  ## the unit tests and the quickstart on Colab's versions
-	$(RUN) -m pytest -q tests
+test-colab: .venv-colab/.ready  ## the quick tests and the quickstart on Colab's versions
+	$(RUN) -m pytest -q -m "not slow" tests
 	$(NBVAL) notebooks/00_quickstart.ipynb
 
 lab: $(VENV)/.ready             ## open the notebooks

@@ -51,7 +51,7 @@ TABLES = {
     ),
     "online": (
         "plain", "Longer", "Online(distiller=SoftLogits)", "DML", "DML(order='sequential')", "ONE",
-        "KDCL", "KDCL(target='naive')", "KDCL(target='linear')", "KDCL(target='minlogit')",
+        "KDCL", "KDCL(target='linear')",
     ),
     "self": (
         "plain", "Longer", "LabelSmoothing", "Mixup", "CutMix", "EMA", "BornAgain",

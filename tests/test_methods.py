@@ -265,6 +265,8 @@ METHODS = [
     *((s, transfer.make(s).family) for table in ("online", "self") for s in TABLES[table]),
     ("AT", "SelfDistillation"),
     ("SimKD", "Online"),
+    ("KDCL(target='naive')", "Online"),
+    ("KDCL(target='minlogit')", "Online"),
     ("DML(peers=('WRN10-1',))", "Online"),
 ]
 
@@ -286,6 +288,7 @@ class Killed(BaseException):
     """Ends a run where a SIGKILL would: nothing of ours catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spec", "family"), dict.fromkeys(METHODS))
 def test_every_method_resumes_bit_for_bit(spec, family, smoke, tmp_path, monkeypatch):
     """Killed after its first epoch, a run ends in the same bytes as one that nobody disturbed.
