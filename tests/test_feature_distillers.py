@@ -9,14 +9,14 @@ from flax import nnx
 
 from kdlib.data import Batch
 from kdlib.distillers.ab import AB, boundary_loss
-from kdlib.distillers.base import Sum
+from kdlib.distillers.base import Sum, mean_square, pool_evenly
 from kdlib.distillers.catkd import CATKD, class_map_loss
 from kdlib.distillers.crd import CRD, Bank, contrast_loss
-from kdlib.distillers.fitnet import FitNet, hint_loss
+from kdlib.distillers.fitnet import FitNet
 from kdlib.distillers.fsp import FSP, flow_matrix
 from kdlib.distillers.ft import FT, factor_loss
 from kdlib.distillers.ofd import OFD, negative_margin, partial_loss
-from kdlib.distillers.reviewkd import ReviewKD, hierarchical_loss, pool_evenly
+from kdlib.distillers.reviewkd import ReviewKD, hierarchical_loss
 from kdlib.distillers.simkd import SimKD
 from kdlib.distillers.soft_logits import SoftLogits
 from kdlib.distillers.srrl import SRRL
@@ -57,7 +57,7 @@ def partial(factor):
 
 
 CASES = {  # name: (loss, input, value, norm of the gradient)
-    "FitNet": (lambda s: hint_loss(student=s, teacher=FT_(6, 8)), FS(6, 8), 0.2942047, None),
+    "FitNet": (lambda s: mean_square(student=s, teacher=FT_(6, 8)), FS(6, 8), 0.2942047, None),
     "VID": (
         lambda s: variational_loss(mean=s, teacher=FT_(6, 8), variance=jnp.full(6, 5.0)),
         FS(6, 8), 0.8341394, None,
@@ -73,7 +73,7 @@ CASES = {  # name: (loss, input, value, norm of the gradient)
         FS(6, 8), 0.04102309, None,
     ),
     "FSP": (
-        lambda s: hint_loss(
+        lambda s: mean_square(
             student=flow_matrix(first=s, second=FS(8, 4)),
             teacher=flow_matrix(first=FT_(6, 8), second=FT_(8, 4)),
         ),

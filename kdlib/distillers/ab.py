@@ -1,13 +1,12 @@
 """Activation boundaries: the student's neurons should be on and off where the teacher's are."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import Adapter, Distiller, stages_of
+from kdlib.distillers.base import Array, Distiller, adapters, halving
 
 
-def boundary_loss(*, student: jax.Array, teacher: jax.Array, margin: float = 1.0) -> jax.Array:
+def boundary_loss(*, student: Array, teacher: Array, margin: float = 1.0) -> Array:
     """``mean over pictures of Σ max(margin ∓ s, 0)²``, minus where t > 0 and plus elsewhere, of
     maps before the ReLU ``[n, h, w, c]``: a scalar."""
     student = student.astype(jnp.float32)
@@ -29,20 +28,15 @@ class AB(Distiller):
         bhheo/AB_distillation, also with ``+ SoftLogits(temperature=3)``.
     """
 
-    zero_at_match = False
-    pretrain = 30 / 270
-    afterwards = 0.0
+    zero_at_match, pretrain, afterwards = False, 30 / 270, 0.0
 
     def __init__(self, margin: float = 1.0, weight: float = 0.003):
         self.margin, self.weight = float(margin), float(weight)
 
     def prepare(self, student, teacher, rngs, labels):
-        stages_of(student, teacher)
-        pairs = zip(student.preacts, teacher.preacts, strict=True)
-        self.adapters = nnx.data([Adapter(s, t, rngs, always=False) for s, t in pairs])
+        self.adapters = adapters(student, teacher, rngs, always=False)
 
     def knowledge(self, student, teacher, labels):
-        total = 0.0  # the last stage weighs 1, the one before 1/2, ...
-        for adapt, s, t in zip(self.adapters, student.preacts, teacher.preacts, strict=True):
-            total = total / 2 + boundary_loss(student=adapt(s), teacher=t, margin=self.margin)
-        return total
+        maps = zip(self.adapters, student.preacts, teacher.preacts, strict=True)
+        losses = (boundary_loss(student=f(s), teacher=t, margin=self.margin) for f, s, t in maps)
+        return halving(losses)

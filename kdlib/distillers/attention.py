@@ -3,17 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise, pool_to_smaller, safe_sqrt, stages_of
+from kdlib.distillers.base import Distiller, l2_normalise, require, safe_sqrt, same_sides, stages_of
 
 
 def attention_map(*, feature: jax.Array) -> jax.Array:
     """Where a feature map is active: the mean of its squares over channels, as a unit vector.
 
-    Args:
-        feature: ``[n, h, w, c]``.
-
-    Returns:
-        ``[n, h·w]``, each row of length 1 (or all zero where the feature is).
+    Of ``[n, h, w, c]``: ``[n, h·w]``, rows of length 1 (all zero where the feature is).
     """
     energy = (feature.astype(jnp.float32) ** 2).mean(-1)  # (n, h, w)
     return l2_normalise(energy.reshape(len(energy), -1))  # (n, h·w)
@@ -30,12 +26,8 @@ def attention_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "squar
 
     Returns:
         A scalar.
-
-    Reference:
-        Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928;
-        szagoruyko/attention-transfer:utils.py.
     """
-    student, teacher = pool_to_smaller(student, teacher)
+    student, teacher = same_sides(student, teacher)
     difference = attention_map(feature=student) - attention_map(feature=teacher)  # (n, h·w)
     if mode == "squared":
         return (difference**2).mean()
@@ -57,22 +49,17 @@ class AttentionTransfer(Distiller):
             numbers of stages.
 
     Reference:
-        Zagoruyko & Komodakis 2017, arXiv:1612.03928; beta as in their code.
+        Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928;
+        szagoruyko/attention-transfer:utils.py; beta as in their code.
     """
 
     invariances = ("scale of a picture's features",)
 
-    def __init__(
-        self, beta: float = 1000.0, mode: str = "squared", stages: tuple[int, ...] | None = None
-    ):
-        if mode not in ("squared", "paper"):
-            raise ValueError(f"mode={mode!r}: give 'squared' or 'paper'")
-        self.beta, self.mode = float(beta), mode
-        self.stages = None if stages is None else tuple(stages)
-        self.weight = self.beta
+    def __init__(self, beta: float = 1000.0, mode: str = "squared", stages: tuple | None = None):
+        require(mode in ("squared", "paper"), f"{mode=}: give 'squared' or 'paper'")
+        self.beta = self.weight = float(beta)
+        self.mode, self.stages = mode, stages and tuple(stages)
 
     def knowledge(self, student, teacher, labels):
-        return sum(
-            attention_loss(student=student.features[i], teacher=teacher.features[i], mode=self.mode)
-            for i in stages_of(student, teacher, self.stages)
-        )
+        pairs = stages_of(student, teacher, self.stages)
+        return sum(attention_loss(student=s, teacher=t, mode=self.mode) for s, t in pairs)

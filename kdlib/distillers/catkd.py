@@ -1,20 +1,17 @@
 """Class attention transfer: the student should see each class where the teacher sees it."""
 
-import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise
-from kdlib.distillers.fitnet import hint_loss
-from kdlib.distillers.reviewkd import pool_evenly
+from kdlib.distillers.base import Array, Distiller, l2_normalise, mean_square, pool_evenly, require
 
 
-def class_map_loss(*, student: jax.Array, teacher: jax.Array, pool=2, normalise=False) -> jax.Array:
+def class_map_loss(*, student: Array, teacher: Array, pool=2, normalise=False) -> Array:
     """Mean squared difference of class activation maps ``[n, h, w, k]``, pooled to ``pool · pool``
     positions and, if asked, each divided by its length over these. A scalar."""
     maps = [pool_evenly(x.astype(jnp.float32), pool) for x in (student, teacher)]
     if normalise:
         maps = [l2_normalise(x.reshape(len(x), pool**2, -1).swapaxes(1, 2)) for x in maps]
-    return hint_loss(student=maps[0], teacher=maps[1])
+    return mean_square(*maps)
 
 
 class CATKD(Distiller):
@@ -31,14 +28,13 @@ class CATKD(Distiller):
     """
 
     def __init__(self, beta: float = 0.7, pool: int = 2, normalise: bool = False):
-        if not pool >= 1:
-            raise ValueError(f"pool={pool}: give a whole number from 1, usually 2 or 4")
+        require(pool >= 1, f"{pool=}: give a whole number from 1, usually 2 or 4")
         self.beta = self.weight = float(beta)
         self.pool, self.normalise = pool, normalise
 
     def prepare(self, student, teacher, rngs, labels):
-        if not (student.head and teacher.head):
-            raise ValueError("CATKD needs both classifiers: choose networks that show theirs")
+        shown = student.head and teacher.head
+        require(shown, "CATKD needs both classifiers: choose networks that show theirs")
 
     def knowledge(self, student, teacher, labels):
         s, t = (x.features[-1].astype(jnp.float32) @ x.head[0] for x in (student, teacher))

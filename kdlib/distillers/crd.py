@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import Distiller, l2_normalise
+from kdlib.distillers.base import Array, Distiller, l2_normalise, require
 
 
 class Bank(nnx.Variable):
     """What the contrast remembers: part of the state, not trained."""
 
 
-def contrast_loss(*, log_scores: jax.Array, pictures: int) -> jax.Array:
+def contrast_loss(*, log_scores: Array, pictures: int) -> Array:
     """``−mean over rows of [log x₊/(x₊ + c) + Σ_K log c/(x₋ + c)]``, ``c = K / pictures`` of the
     training set (+1e-7 in denominators), of log x ``[n, 1 + K]``, positives first: a scalar."""
     noise = (log_scores.shape[1] - 1) / pictures
@@ -30,7 +30,7 @@ class CRD(Distiller):
 
     Args:
         beta: weight of the contrast.
-        temperature: at least 0.02, else ValueError.
+        temperature: at least 0.02; ValueError for it or others out of range.
         negatives: K, from 1; at most the number of training pictures.
         dim: of z; the banks take 8 · dim bytes per training picture.
         momentum: share of the old vector when a bank is updated, 0 to 1.
@@ -43,13 +43,11 @@ class CRD(Distiller):
     zero_at_match = any_order = False
     contextual = True
 
-    def __init__(
-        self, beta: float = 0.8, temperature: float = 0.07, negatives: int = 16384,
-        dim: int = 128, momentum: float = 0.5,
-    ):  # fmt: skip
-        if not (temperature >= 0.02 and min(negatives, dim) >= 1 and 0 <= momentum <= 1):
-            numbers = f"{temperature=}, {negatives=}, {dim=}, {momentum=}"
-            raise ValueError(f"{numbers}: give 0.02 or more, 1 or more twice, and 0 to 1")
+    def __init__(self, beta: float = 0.8, temperature: float = 0.07, negatives: int = 16384,
+                 dim: int = 128, momentum: float = 0.5):  # fmt: skip
+        require(temperature >= 0.02, f"{temperature=}: give 0.02 or more")
+        require(min(negatives, dim) >= 1, f"{negatives=}, {dim=}: give whole numbers from 1")
+        require(0 <= momentum <= 1, f"{momentum=}: give 0 to 1")
         self.beta, self.temperature, self.momentum = float(beta), float(temperature), momentum
         self.negatives, self.dim, self.weight = negatives, dim, self.beta
 
@@ -70,12 +68,11 @@ class CRD(Distiller):
         return order[jnp.where(drawn < start, drawn, drawn + count)]
 
     def knowledge(self, student, teacher, labels, batch=None):
-        embeddings, banks = (student.embedding, teacher.embedding), self.banks[...]
-        z = [l2_normalise(f(e)) for f, e in zip(self.embed, embeddings, strict=True)]
-        z, m = jnp.stack(z), banks.shape[1]  # (2, n, dim)
-        index = jnp.arange(len(labels)) % m if batch is None else batch.index
-        others = self.others(jax.random.key(0) if batch is None else batch.key, labels)
-        columns = jnp.concatenate([index[:, None], others], 1)  # (n, 1 + K)
+        embeddings, banks = (student.embedding, teacher.embedding), self.banks[...]  # (2, m, dim)
+        z = jnp.stack([l2_normalise(f(e)) for f, e in zip(self.embed, embeddings, strict=True)])
+        n, m = len(labels), banks.shape[1]
+        index, key = (batch.index, batch.key) if batch else (jnp.arange(n) % m, jax.random.key(0))
+        columns = jnp.concatenate([index[:, None], self.others(key, labels)], 1)  # (n, 1 + K)
         cosine = jnp.einsum("snd,smd->snm", z[::-1], banks)  # a side's bank, the other side's z
         scores = jnp.take_along_axis(cosine, columns[None], -1) / self.temperature  # (2, n, 1 + K)
         first = m * jnp.exp(jax.lax.stop_gradient(scores)).mean((1, 2))  # (2,)

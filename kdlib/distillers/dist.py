@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, safe_sqrt
+from kdlib.distillers.base import Array, Distiller, positive, safe_sqrt
 
 
-def pearson_distance(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
+def pearson_distance(*, student: Array, teacher: Array) -> Array:
     """1 − Pearson's correlation between the rows of two ``[m, d]`` arrays: ``[m]``.
 
     Rows constant (to float32) give no gradient: 1 if only the student's is, 0 if the teacher's is.
@@ -42,11 +42,9 @@ class DIST(Distiller):
 
     invariances = ("constant per row of logits",)
 
-    def __init__(
-        self, beta: float = 1.0, gamma: float = 1.0, scale: float = 2.0, temperature: float = 4.0
-    ):
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: give a number above 0, usually 1 to 10")
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0, scale: float = 2.0,
+                 temperature: float = 4.0):  # fmt: skip
+        positive(temperature=temperature)
         self.beta, self.gamma, self.temperature = float(beta), float(gamma), float(temperature)
         self.scale = self.weight = float(scale)
 

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller
+from kdlib.distillers.base import Array, Distiller, positive
 
 
-def decouple(*, logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def decouple(*, logits: Array, labels: Array) -> tuple[Array, Array]:
     """Of ``p = softmax(logits)``: ``log (p_label, 1 − p_label)``, and log p of the other classes.
 
     ``[n, 2]`` and ``[n, k]``, the latter with sum 1 and a 0 in the label's place; finite where the
@@ -34,12 +34,10 @@ class DKD(Distiller):
         mdistiller/distillers/DKD.py, configs/cifar100/dkd.
     """
 
-    invariances = ("constant per row of logits",)
-    warmup = 1 / 12
+    invariances, warmup = ("constant per row of logits",), 1 / 12
 
     def __init__(self, alpha: float = 1.0, beta: float = 2.0, temperature: float = 4.0):
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: give a number above 0, usually 1 to 10")
+        positive(temperature=temperature)
         self.alpha, self.beta, self.temperature = float(alpha), float(beta), float(temperature)
 
     def knowledge(self, student, teacher, labels):

@@ -1,14 +1,6 @@
 """FitNets: a regressor on one of the student's maps predicts the teacher's map."""
 
-import jax
-import jax.numpy as jnp
-
-from kdlib.distillers.base import Adapter, Distiller, stages_of
-
-
-def hint_loss(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Mean squared difference over all elements of two arrays of one shape: a scalar."""
-    return ((student.astype(jnp.float32) - teacher) ** 2).mean()
+from kdlib.distillers.base import Adapter, Distiller, mean_square, stages_of
 
 
 class FitNet(Distiller):
@@ -27,15 +19,14 @@ class FitNet(Distiller):
     zero_at_match = False
 
     def __init__(self, beta: float = 100.0, stage: int = 2, original: bool = False):
-        self.beta, self.stage, self.original = float(beta), stage, original
-        self.weight = self.beta
-        if original:
-            self.pretrain, self.afterwards = 0.2, 0.0
+        self.beta = self.weight = float(beta)
+        self.stage, self.original = stage, original
+        self.pretrain, self.afterwards = (0.2, 0.0) if original else (0.0, 1.0)
 
     def prepare(self, student, teacher, rngs, labels):
-        (i,) = stages_of(student, teacher, (self.stage,))
-        self.regressor = Adapter(student.features[i], teacher.features[i], rngs, relu=True)
+        ((s, t),) = stages_of(student, teacher, (self.stage,))
+        self.regressor = Adapter(s, t, rngs, relu=True)
 
     def knowledge(self, student, teacher, labels):
-        hint = self.regressor(student.features[self.stage])
-        return hint_loss(student=hint, teacher=teacher.features[self.stage])
+        s, t = (x.features[self.stage] for x in (student, teacher))
+        return mean_square(self.regressor(s), t)

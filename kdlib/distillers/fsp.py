@@ -2,18 +2,15 @@
 
 from itertools import pairwise
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from kdlib.distillers.base import Adapter, Distiller, pool_to_smaller, stages_of
-from kdlib.distillers.fitnet import hint_loss
+from kdlib.distillers.base import Array, Distiller, adapters, mean_square, same_sides
 
 
-def flow_matrix(*, first: jax.Array, second: jax.Array) -> jax.Array:
+def flow_matrix(*, first: Array, second: Array) -> Array:
     """Mean over positions of channel products of maps ``[n, h, w, c]``, ``[n, h, w, d]`` of one
     network, the larger pooled to the other's sides: ``[n, c, d]``."""
-    a, b = pool_to_smaller(first.astype(jnp.float32), second.astype(jnp.float32))
+    a, b = same_sides(first.astype(jnp.float32), second.astype(jnp.float32))
     return jnp.einsum("nhwc,nhwd->ncd", a, b, precision="highest") / (a.shape[1] * a.shape[2])
 
 
@@ -34,18 +31,14 @@ class FSP(Distiller):
     def __init__(self, beta: float = 1.0, original: bool = False):
         self.beta = self.weight = float(beta)
         self.original = original
-        if original:
-            self.pretrain, self.afterwards = 30 / 270, 0.0
+        self.pretrain, self.afterwards = (30 / 270, 0.0) if original else (0.0, 1.0)
 
     def prepare(self, student, teacher, rngs, labels):
-        stages_of(student, teacher)
-        self.adapters = nnx.data([])
-        for s, t in zip(student.features, teacher.features, strict=True):
-            goal = jax.ShapeDtypeStruct((*s.shape[:3], t.shape[3]), s.dtype)
-            self.adapters.append(Adapter(s, goal, rngs, norm=False, always=False))
+        kind = {"norm": False, "always": False, "resize": False}
+        self.adapters = adapters(student, teacher, rngs, "features", **kind)
 
     def knowledge(self, student, teacher, labels):
         adapted = [adapt(x) for adapt, x in zip(self.adapters, student.features, strict=True)]
-        pairs = zip(pairwise(adapted), pairwise(teacher.features), strict=True)
-        flows = ([flow_matrix(first=a, second=b) for a, b in pair] for pair in pairs)
-        return sum(hint_loss(student=s, teacher=t) for s, t in flows)
+        flows = [[flow_matrix(first=a, second=b) for a, b in pairwise(maps)]
+                 for maps in (adapted, teacher.features)]  # fmt: skip
+        return sum(map(mean_square, *flows))

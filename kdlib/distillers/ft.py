@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers.attention import attention_map
-from kdlib.distillers.base import Distiller, l2_normalise, pool_to_smaller
-from kdlib.distillers.fitnet import hint_loss
+from kdlib.distillers.base import Distiller, convolutions, l2_normalise, mean_square, same_sides
+
+leaky_relu = lambda x: nnx.leaky_relu(x, 0.1)
 
 
 def factor_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "attention") -> jax.Array:
@@ -17,20 +18,6 @@ def factor_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "attentio
     else:
         s, t = (l2_normalise(x.reshape(len(x), -1)) for x in (student, teacher))  # (n, h·w·c)
     return jnp.abs(s - t).mean()
-
-
-def leaky_relu(x: jax.Array) -> jax.Array:
-    return nnx.leaky_relu(x, 0.1)
-
-
-def convolutions(widths, sizes, activation, rngs, norm=True) -> nnx.Sequential:
-    """Convolutions from each width to the next, each with batch norm or not, and activation."""
-    layers = []
-    for c_in, c_out, size in zip(widths[:-1], widths[1:], sizes, strict=True):
-        layers.append(nnx.Conv(c_in, c_out, (size, size), use_bias=not norm, rngs=rngs))
-        layers += [nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, rngs=rngs)] if norm else []
-        layers.append(activation)
-    return nnx.Sequential(*layers)
 
 
 class FT(Distiller):
@@ -50,30 +37,27 @@ class FT(Distiller):
         models/util.py. Differs from both, which train the paraphraser first and then freeze it.
     """
 
-    zero_at_match = False
-    contextual = True
-    pretrain = 1 / 9
-    pretrain_ce = 1.0
+    zero_at_match, contextual = False, True
+    pretrain, pretrain_ce = 1 / 9, 1.0
 
     def __init__(self, k: float = 0.5, beta: float = 200.0, mode: str = "attention"):
         if not (0 < k <= 1 and beta > 0 and mode in ("attention", "vector")):
             raise ValueError(f"{k=}, {beta=}, {mode=}: give 0 < k <= 1, 0 < beta, a known mode")
-        self.k, self.beta, self.mode = float(k), float(beta), mode
-        self.weight = self.beta
+        self.k, self.mode = float(k), mode
+        self.beta = self.weight = float(beta)
 
     def prepare(self, student, teacher, rngs, labels):
-        c_s, c_t = student.features[-1].shape[3], teacher.features[-1].shape[3]
-        factor, sizes = max(1, int(self.k * c_t)), (3, 3, 3)
-        widths = c_t, c_t, factor, factor
-        self.encode = convolutions(widths, sizes, leaky_relu, rngs, norm=False)
-        self.decode = convolutions(widths[::-1], sizes, leaky_relu, rngs, norm=False)
-        self.translate = convolutions((c_s, c_s, factor, factor), sizes, leaky_relu, rngs)
+        c_s, c_t = (x.features[-1].shape[3] for x in (student, teacher))
+        c = max(1, int(self.k * c_t))  # of a factor
+        chain = lambda norm, *widths: convolutions(widths, (3, 3, 3), leaky_relu, rngs, norm)
+        self.encode, self.decode = chain(False, c_t, c_t, c, c), chain(False, c, c, c_t, c_t)
+        self.translate = chain(True, c_s, c_s, c, c)
 
     def knowledge(self, student, teacher, labels, batch=None):
         factor = self.encode(teacher.features[-1])
-        paraphrase = hint_loss(student=self.decode(factor), teacher=teacher.features[-1])
-        s, t = self.translate(student.features[-1]), jax.lax.stop_gradient(factor)
-        s, t = pool_to_smaller(s, t)
+        paraphrase = mean_square(self.decode(factor), teacher.features[-1])
+        translated, factor = self.translate(student.features[-1]), jax.lax.stop_gradient(factor)
+        s, t = same_sides(translated, factor)
         distance = factor_loss(student=s, teacher=t, mode=self.mode)
         first = (1.0 if batch is None else batch.progress) <= self.pretrain
         # The weight of all this is beta: so the paraphrase weighs 1.

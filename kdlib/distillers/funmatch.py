@@ -1,18 +1,15 @@
 """Function matching: no labels, one hard view that teacher and student both see, patience."""
 
-from kdlib.distillers.base import Distiller
-from kdlib.distillers.soft_logits import soft_logit_loss
+from kdlib.distillers.base import positive
+from kdlib.distillers.soft_logits import SoftLogits
 
 
-class FunMatch(Distiller):
+class FunMatch(SoftLogits):
     """``T² · KL`` alone, on strongly changed and mixed pictures that both networks see alike.
 
     Args:
-        temperature: T, 1 to 10 in the paper.
-        mixup: parameter of the Beta distribution pictures are mixed by, above 0.
-
-    Raises:
-        ValueError: a temperature or parameter that is not above 0.
+        temperature: T, 1 to 10 in the paper; above 0 (ValueError else).
+        mixup: parameter of the Beta distribution pictures are mixed by, above 0 too.
 
     Reference:
         Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022,
@@ -21,15 +18,7 @@ class FunMatch(Distiller):
     """
 
     ce_weight = 0.0
-    invariances = ("constant per row of logits",)
 
     def __init__(self, temperature: float = 2.0, mixup: float = 1.0):
-        if not temperature > 0 or not mixup > 0:
-            raise ValueError(f"FunMatch({temperature=}, {mixup=}): give numbers above 0")
+        positive(temperature=temperature, mixup=mixup)
         self.temperature, self.mixup = float(temperature), float(mixup)
-
-    def knowledge(self, student, teacher, labels):
-        return soft_logit_loss(
-            student_logits=student.logits, teacher_logits=teacher.logits,
-            temperature=self.temperature,
-        )  # fmt: skip

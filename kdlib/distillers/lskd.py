@@ -1,13 +1,12 @@
 """Logit standardisation: of the scores only their shape counts, not their mean and spread."""
 
-import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import COMMON, Distiller, safe_sqrt
+from kdlib.distillers.base import COMMON, Array, Distiller, require, safe_sqrt
 from kdlib.distillers.soft_logits import SoftLogits
 
 
-def standardise(*, logits: jax.Array) -> jax.Array:
+def standardise(*, logits: Array) -> Array:
     """``(z − mean) / (deviation + 1e-7)`` of each row of ``[n, k]``, deviation over k − 1.
 
     A row that is constant (to float32) becomes zeros and gets no gradient.
@@ -38,10 +37,10 @@ class LSKD(Distiller):
 
     def __init__(self, of: Distiller | None = None, scale: float = 9.0):
         self.of = of = SoftLogits(temperature=2.0, alpha=1.0, gamma=0.1) if of is None else of
-        if not isinstance(of, Distiller) or of.views > 1:
-            raise ValueError("of=: give a distiller like SoftLogits(); MLKD has standardised=True")
-        kept = "ce_weight", "pretrain_ce", "afterwards", "mixup", "zero_at_match"
-        for name in (*COMMON, *kept, "teacher_training"):
+        require(isinstance(of, Distiller) and of.views == 1,
+                "of=: give a distiller like SoftLogits(); MLKD has standardised=True")  # fmt: skip
+        kept = "ce_weight pretrain_ce afterwards mixup zero_at_match teacher_training".split()
+        for name in (*COMMON, *kept):
             setattr(self, name, getattr(of, name))
         self.scale, self.weight = float(scale), scale * of.weight
 

@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller
+from kdlib.distillers.base import Array, Distiller, require
 from kdlib.distillers.lskd import standardise
 
 
-def levels(*, student_logits: jax.Array, teacher_logits: jax.Array, temperatures: tuple,
-           standardised: bool = False) -> list[jax.Array]:  # fmt: skip
+def levels(*, student_logits: Array, teacher_logits: Array, temperatures, standardised=False):
     """Three losses between ``p = softmax(logits [n, k] / T)`` at every T, before their means.
 
     ``T² · KL(p_t ‖ p_s)`` of each picture (of standardised logits if asked), ``[T, n]``; squared
@@ -47,13 +46,11 @@ class MLKD(Distiller):
     invariances = ("constant per row of logits",)
     views, contextual = 2, True
 
-    def __init__(
-        self, strict: bool = False, temperatures: tuple[float, ...] = (4.0, 3.0, 5.0, 2.0, 6.0),
-        ce: float = 0.1, beta: float = 0.9, standardised: bool = False,
-    ):  # fmt: skip
-        self.temperatures = tuple(float(t) for t in temperatures)
-        if not min(min(self.temperatures, default=0), beta) > 0:
-            raise ValueError(f"temperatures={temperatures}, beta={beta}: give numbers above 0")
+    def __init__(self, strict: bool = False, temperatures: tuple = (4.0, 3.0, 5.0, 2.0, 6.0),
+                 ce: float = 0.1, beta: float = 0.9, standardised: bool = False):  # fmt: skip
+        self.temperatures = temperatures = tuple(float(t) for t in temperatures)
+        least = min(min(temperatures, default=0), beta)
+        require(least > 0, f"{temperatures=}, {beta=}: give numbers above 0")
         self.strict, self.standardised = bool(strict), bool(standardised)
         self.ce, self.beta = self.ce_weight, self.weight = float(ce), float(beta)
 
@@ -62,19 +59,16 @@ class MLKD(Distiller):
         sure = sure.max(-1), sure.max(-1), sure.sum(0)  # of pictures, pictures, classes
         masks = (x <= jnp.median(x) for x in sure)
         masks = [mask.mean() if self.strict else mask for mask in masks]
-        weak = self._levels(student, teacher)
+        extra = [] if batch is None or batch.extra is None else [batch.extra]
+        weak, *strong = [
+            levels(student_logits=s.logits, teacher_logits=jax.lax.stop_gradient(t.logits),
+                   temperatures=self.temperatures, standardised=self.standardised)
+            for s, t in [(student, teacher), *extra]]  # fmt: skip
         total = sum((x * m).mean(-1).sum() for x, m in zip(weak, masks, strict=True))
-        if batch is None or batch.extra is None:
-            return total
-        student, teacher = batch.extra[0], jax.lax.stop_gradient(batch.extra[1])
-        strong = self._levels(student, teacher)
-        if self.strict:
-            strong = [jnp.concatenate([strong[0][:-2], weak[0][-2:]])]
-        log_p = jax.nn.log_softmax(student.logits.astype(jnp.float32))
-        ce = -jnp.take_along_axis(log_p, labels[:, None], -1).mean()
-        # The factor beta of all knowledge is not for this cross-entropy.
-        return total + sum(x.mean(-1).sum() for x in strong) + self.ce / self.beta * ce
-
-    def _levels(self, student, teacher):
-        return levels(student_logits=student.logits, teacher_logits=teacher.logits,
-                      temperatures=self.temperatures, standardised=self.standardised)  # fmt: skip
+        for (s, _), found in zip(extra, strong, strict=True):
+            found = [jnp.concatenate([found[0][:-2], weak[0][-2:]])] if self.strict else found
+            log_p = jax.nn.log_softmax(s.logits.astype(jnp.float32))
+            ce = -jnp.take_along_axis(log_p, labels[:, None], -1).mean()
+            # The factor beta of all knowledge is not for this cross-entropy.
+            total += sum(x.mean(-1).sum() for x in found) + self.ce / self.beta * ce
+        return total

@@ -1,12 +1,11 @@
 """Neuron selectivity transfer: the channels' maps, as a set, should be like the teacher's."""
 
-import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise, pool_to_smaller, stages_of
+from kdlib.distillers.base import Array, Distiller, l2_normalise, same_sides, stages_of
 
 
-def selectivity_loss(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
+def selectivity_loss(*, student: Array, teacher: Array) -> Array:
     """``mean k(t, t) + mean k(s, s) − 2 · mean k(s, t)`` over pictures and pairs of channels.
 
     Squared maximum mean discrepancy of two sets of channels, ``k(a, b) = (a·b)²``. A channel is its
@@ -16,7 +15,7 @@ def selectivity_loss(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
     def kernel(a, b):
         return (jnp.einsum("npa,npb->nab", a, b, precision="highest") ** 2).mean()
 
-    maps = pool_to_smaller(student.astype(jnp.float32), teacher.astype(jnp.float32))
+    maps = same_sides(student.astype(jnp.float32), teacher.astype(jnp.float32))
     flat = (x.reshape(len(x), -1, x.shape[-1]) for x in maps)  # (n, h·w, c)
     s, t = (l2_normalise(x.swapaxes(1, 2)).swapaxes(1, 2) for x in flat)
     return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
@@ -37,10 +36,8 @@ class NST(Distiller):
 
     def __init__(self, beta: float = 50.0, stages: tuple[int, ...] | None = None):
         self.beta = self.weight = float(beta)
-        self.stages = None if stages is None else tuple(stages)
+        self.stages = stages and tuple(stages)
 
     def knowledge(self, student, teacher, labels):
-        return sum(
-            selectivity_loss(student=student.features[i], teacher=teacher.features[i])
-            for i in stages_of(student, teacher, self.stages)
-        )
+        pairs = stages_of(student, teacher, self.stages)
+        return sum(selectivity_loss(student=s, teacher=t) for s, t in pairs)

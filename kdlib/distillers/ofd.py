@@ -1,14 +1,12 @@
 """Overhaul of feature distillation: the teacher's positive values, and how negative is enough."""
 
-import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.scipy.stats import norm
 
-from kdlib.distillers.base import Adapter, Distiller, stages_of
+from kdlib.distillers.base import Array, Distiller, adapters, halving, require
 
 
-def negative_margin(*, scale: jax.Array, bias: jax.Array) -> jax.Array:
+def negative_margin(*, scale: Array, bias: Array) -> Array:
     """Mean of the negative values of a batch norm with ``scale``, ``bias`` ``[c]``, as if normal:
     ``bias − |scale| · φ(bias/scale) / Φ(−bias/|scale|)``, φ and Φ the standard normal density and
     distribution; ``−3 |scale|`` where Φ, the share of negatives, is at most 0.001. ``[c]``."""
@@ -18,7 +16,7 @@ def negative_margin(*, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return jnp.where(share > 0.001, mean, -3 * spread)
 
 
-def partial_loss(*, student: jax.Array, teacher: jax.Array, margin: jax.Array) -> jax.Array:
+def partial_loss(*, student: Array, teacher: Array, margin: Array) -> Array:
     """``mean over pictures of Σ (s − t')²`` where s > t' or t' > 0, with ``t' = max(t, margin)``,
     of maps before the ReLU ``[n, h, w, c]`` and margins ``[c]``: a scalar."""
     student, target = student.astype(jnp.float32), jnp.maximum(teacher, margin)
@@ -47,16 +45,11 @@ class OFD(Distiller):
         self.weight, self.teacher_training = float(weight), teacher_training
 
     def prepare(self, student, teacher, rngs, labels):
-        stages_of(student, teacher)
-        if len(teacher.norms) != len(teacher.preacts):
-            raise ValueError("OFD needs batch norms that end the teacher's stages: choose another")
-        pairs = zip(student.preacts, teacher.preacts, strict=True)
-        self.connectors = nnx.data([Adapter(s, t, rngs) for s, t in pairs])
+        self.connectors = adapters(student, teacher, rngs)
+        require(len(teacher.norms) == len(teacher.preacts),
+                "OFD needs batch norms that end the teacher's stages: choose another")  # fmt: skip
 
     def knowledge(self, student, teacher, labels):
-        stages = zip(self.connectors, student.preacts, teacher.preacts, teacher.norms, strict=True)
-        total = 0.0
-        for connect, s, t, (scale, bias) in stages:
-            margin = negative_margin(scale=scale, bias=bias)
-            total = total / 2 + partial_loss(student=connect(s), teacher=t, margin=margin)
-        return total
+        margins = [negative_margin(scale=scale, bias=bias) for scale, bias in teacher.norms]
+        maps = zip(self.connectors, student.preacts, teacher.preacts, margins, strict=True)
+        return halving(partial_loss(student=f(s), teacher=t, margin=m) for f, s, t, m in maps)

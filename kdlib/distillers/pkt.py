@@ -1,16 +1,14 @@
 """Probabilistic knowledge transfer: who is near whom, as probabilities, should be the teacher's."""
 
-import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise
-from kdlib.distillers.cc import INVARIANCES
+from kdlib.distillers.base import Array, Distiller
+from kdlib.distillers.cc import INVARIANCES, cosines
 
 
-def neighbours(*, embedding: jax.Array) -> jax.Array:
+def neighbours(*, embedding: Array) -> Array:
     """How likely picture i picks j: ``(1 + cosine_ij) / 2`` over its sum, ``[n, d]`` → [n, n]."""
-    unit = l2_normalise(embedding.astype(jnp.float32))
-    near = (jnp.matmul(unit, unit.T, precision="highest") + 1) / 2  # (n, n)
+    near = (cosines(embedding=embedding) + 1) / 2
     return near / near.sum(-1, keepdims=True)
 
 

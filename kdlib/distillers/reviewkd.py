@@ -4,29 +4,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import Adapter, Distiller, stages_of
-from kdlib.distillers.fitnet import hint_loss
-
-
-def pool_evenly(x: jax.Array, side: int) -> jax.Array:
-    """Means of a map ``[n, h, w, c]`` over boxes, ``[n, side, side, c]``; where sides don't divide,
-    neighbours share a row or column."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        ends = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
-        boxes = [jax.lax.slice_in_dim(x, *end, axis=axis).mean(axis) for end in ends]
-        x = jnp.stack(boxes, axis)
-    return x
+from kdlib.distillers.base import Adapter, BatchNorm, Distiller, mean_square, pool_evenly, stages_of
 
 
 def hierarchical_loss(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Mean squared difference of maps ``[n, h, w, c]``, averaged with weights 1, 1/2, 1/4, 1/8 over
     themselves and their poolings to 4x4, 2x2, 1x1, as far as these are smaller. A scalar."""
     s, t = student.astype(jnp.float32), teacher.astype(jnp.float32)
-    sides = [side for side in (4, 2, 1) if side < s.shape[1]]
-    pairs = [(s, t), *((pool_evenly(s, side), pool_evenly(t, side)) for side in sides)]
-    total = sum(hint_loss(student=s, teacher=t) / 2**k for k, (s, t) in enumerate(pairs))
-    return total / sum(1 / 2**k for k in range(len(pairs)))
+    pooled = ([pool_evenly(x, side) for x in (s, t)] for side in (4, 2, 1) if side < s.shape[1])
+    losses = [mean_square(*pair) / 2**k for k, pair in enumerate([(s, t), *pooled])]
+    return sum(losses) / (2 - 2 / 2 ** len(losses))
 
 
 class Fusion(nnx.Module):
@@ -38,7 +25,7 @@ class Fusion(nnx.Module):
         self.enter, (*self.sides, c_out) = Adapter(student, inner, rngs), teacher.shape[1:]
         self.gate = None if first else nnx.Conv(2 * middle, 2, (1, 1), rngs=rngs)
         self.leave = nnx.Conv(middle, c_out, (3, 3), use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(c_out, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.norm = BatchNorm(c_out, rngs=rngs)
 
     def __call__(self, x: jax.Array, deeper: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         x = self.enter(x)  # (n, h, w, middle)
@@ -68,8 +55,7 @@ class ReviewKD(Distiller):
         (no stem, as there).
     """
 
-    zero_at_match = False
-    warmup = 1 / 12
+    zero_at_match, warmup = False, 1 / 12
 
     def __init__(self, weight: float = 0.6):
         self.weight = float(weight)

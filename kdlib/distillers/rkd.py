@@ -1,13 +1,12 @@
 """Relational distillation: distances and angles between pictures should be the teacher's."""
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from kdlib.distillers.base import Distiller, l2_normalise
+from kdlib.distillers.base import Array, Distiller, l2_normalise
 
 
-def distances(*, embedding: jax.Array) -> jax.Array:
+def distances(*, embedding: Array) -> Array:
     """Euclidean distances within ``[n, d]``, in units of the mean of the n·(n−1): ``[n, n]``."""
     n, e = len(embedding), embedding.astype(jnp.float32)
     square = ((e[None] - e[:, None]) ** 2).sum(-1)  # (n, n); a² + b² − 2ab would cancel
@@ -16,7 +15,7 @@ def distances(*, embedding: jax.Array) -> jax.Array:
     return distance / (distance.sum() / (n * (n - 1))) if n > 1 else distance
 
 
-def cosines(*, embedding: jax.Array) -> jax.Array:
+def cosines(*, embedding: Array) -> Array:
     """Cosine of the angle at picture i between those to j and to k, of ``[n, d]``: [n, n, n]."""
     e = embedding.astype(jnp.float32)
     unit = l2_normalise(e[None] - e[:, None])  # (n, n, d)
@@ -43,8 +42,6 @@ class RKD(Distiller):
         self.distance, self.angle = float(distance), float(angle)
 
     def knowledge(self, student, teacher, labels):
-        def loss(of):
-            s, t = of(embedding=student.embedding), of(embedding=teacher.embedding)
-            return optax.huber_loss(s, t).mean()
-
+        both = student.embedding, teacher.embedding
+        loss = lambda of: optax.huber_loss(*(of(embedding=e) for e in both)).mean()
         return self.distance * loss(distances) + self.angle * loss(cosines)

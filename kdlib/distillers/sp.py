@@ -1,12 +1,11 @@
 """Similarity preserving: pictures alike for the teacher should be alike for the student."""
 
-import jax
 import jax.numpy as jnp
 
-from kdlib.distillers.base import Distiller, l2_normalise
+from kdlib.distillers.base import Array, Distiller, l2_normalise, mean_square
 
 
-def similarities(*, feature: jax.Array) -> jax.Array:
+def similarities(*, feature: Array) -> Array:
     """``F Fᵀ`` of feature maps ``[n, h, w, c]`` flattened to F, rows at length 1; ``[n, n]``."""
     flat = feature.reshape(len(feature), -1).astype(jnp.float32)  # (n, h·w·c)
     return l2_normalise(jnp.matmul(flat, flat.T, precision="highest"))
@@ -30,4 +29,4 @@ class SP(Distiller):
 
     def knowledge(self, student, teacher, labels):
         s, t = (similarities(feature=x.features[-1]) for x in (student, teacher))
-        return ((t - s) ** 2).mean()
+        return mean_square(s, t)

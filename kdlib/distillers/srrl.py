@@ -1,7 +1,6 @@
 """Softmax regression representation learning: features that the teacher's classifier can read."""
 
-from kdlib.distillers.base import Adapter, Distiller
-from kdlib.distillers.fitnet import hint_loss
+from kdlib.distillers.base import Adapter, Distiller, mean_square, require
 
 
 class SRRL(Distiller):
@@ -24,12 +23,11 @@ class SRRL(Distiller):
         self.alpha, self.beta = float(alpha), float(beta)
 
     def prepare(self, student, teacher, rngs, labels):
-        if not teacher.head:
-            raise ValueError("SRRL needs the teacher's classifier: choose a network that shows it")
+        require(teacher.head, "SRRL needs the teacher's classifier: choose a network that shows it")
         self.connector = Adapter(student.features[-1], teacher.features[-1], rngs, relu=True)
 
     def knowledge(self, student, teacher, labels):
         embedding = self.connector(student.features[-1]).mean((1, 2))  # (n, d)
         logits = embedding @ teacher.head[0] + teacher.head[1]  # (n, k)
-        match = hint_loss(student=embedding, teacher=teacher.embedding)
-        return self.alpha * match + self.beta * hint_loss(student=logits, teacher=teacher.logits)
+        match = mean_square(embedding, teacher.embedding)
+        return self.alpha * match + self.beta * mean_square(logits, teacher.logits)

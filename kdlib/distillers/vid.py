@@ -1,13 +1,12 @@
 """Variational information distillation: the student predicts a normal density of the teacher."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import Distiller, pool_to_smaller, stages_of
+from kdlib.distillers.base import Array, Distiller, same_sides, stages_of
 
 
-def variational_loss(*, mean: jax.Array, teacher: jax.Array, variance: jax.Array) -> jax.Array:
+def variational_loss(*, mean: Array, teacher: Array, variance: Array) -> Array:
     """``mean ½ [(mean − t)² / variance + log variance]`` of two maps ``[n, h, w, c]``, variances
     ``[c]``: nats per element without the constant, a scalar that may be negative."""
     square = (mean.astype(jnp.float32) - teacher) ** 2
@@ -34,16 +33,15 @@ class VID(Distiller):
 
     def prepare(self, student, teacher, rngs, labels):
         self.means, self.rhos = nnx.data([]), nnx.data([])
-        for i in stages_of(student, teacher):
-            c_s, c_t = student.features[i].shape[3], teacher.features[i].shape[3]
-            a, b, c = (nnx.Linear(c, c_t, use_bias=False, rngs=rngs) for c in (c_s, c_t, c_t))
-            self.means.append(nnx.Sequential(a, nnx.relu, b, nnx.relu, c))
-            self.rhos.append(nnx.Param(jnp.full(c_t, jnp.log(jnp.expm1(5 - 1e-5)))))
+        for s, t in stages_of(student, teacher):
+            d, c = s.shape[3], t.shape[3]
+            first, second, last = (nnx.Linear(k, c, use_bias=False, rngs=rngs) for k in (d, c, c))
+            self.means.append(nnx.Sequential(first, nnx.relu, second, nnx.relu, last))
+            self.rhos.append(nnx.Param(jnp.full(c, jnp.log(jnp.expm1(5 - 1e-5)))))
 
     def knowledge(self, student, teacher, labels):
-        maps, total = zip(student.features[1:], teacher.features[1:], strict=True), 0.0
-        for predict, rho, pair in zip(self.means, self.rhos, maps, strict=True):
-            s, t = pool_to_smaller(*pair)
-            variance = nnx.softplus(rho[...]) + 1e-5
+        total, pairs = 0.0, stages_of(student, teacher)
+        for predict, rho, pair in zip(self.means, self.rhos, pairs, strict=True):
+            (s, t), variance = same_sides(*pair), nnx.softplus(rho[...]) + 1e-5
             total += variational_loss(mean=predict(s), teacher=t, variance=variance)
         return total
