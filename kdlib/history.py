@@ -86,7 +86,7 @@ def device() -> str:
     first, count = jax.devices()[0], jax.device_count()
     if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"cpu, {cores} cores"
+        return f"cpu, {cores} core{'s' * (cores > 1)}"
     return first.device_kind if count == 1 else f"{count} x {first.device_kind}"
 
 
