@@ -13,7 +13,9 @@ class EMATeacher(Supervised):
 
     Args:
         decay: of the average; early on it is at most ``(1 + step) / (10 + step)``.
-        distiller: what is taught; None is ``SoftLogits(temperature=4, alpha=0.5)``.
+        distiller: what is taught; None is ``SoftLogits(temperature=4, alpha=0.5)`` that warms up
+            over a third of the run: an untrained average has nothing to teach (measured: without
+            it, runs collapse).
         deploy: ``"student"`` or ``"average"``, which of the two is tested and used.
 
     Raises:
@@ -36,7 +38,7 @@ class EMATeacher(Supervised):
 
     def trained(self, setup: Setup):
         teacher = nnx.clone(setup.student)
-        distiller = self.distiller or SoftLogits(temperature=4.0, alpha=0.5)
+        distiller = self.distiller or SoftLogits(4.0, alpha=0.5).scheduled(warmup=1 / 3)
         lesson = prepared(distiller, setup, setup.student, teacher)
         return {"average": teacher, "distiller": lesson}
 
