@@ -90,7 +90,8 @@ def results_table(
         passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
         extra = facts.get("trained_parameters", facts["parameters"]) / facts["parameters"] - 1
         best = str(metrics.interval(history.best()))
-        rows.append([*row, f"x {cost(history) / cost(base):.2f}", passes, f"{100 * extra:.0f} %", best])
+        time = f"x {cost(history) / cost(base):.2f}"
+        rows.append([*row, time, passes, f"{100 * extra:.0f} %", best])
     return markdown(rows)
 
 
