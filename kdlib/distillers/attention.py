@@ -7,10 +7,8 @@ from kdlib.distillers.base import Distiller, l2_normalise, require, safe_sqrt, s
 
 
 def attention_map(*, feature: jax.Array) -> jax.Array:
-    """Where a feature map is active: the mean of its squares over channels, as a unit vector.
-
-    Of ``[n, h, w, c]``: ``[n, h·w]``, rows of length 1 (all zero where the feature is).
-    """
+    """Where a feature map ``[n, h, w, c]`` is active: the mean of its squares over channels as
+    unit vectors ``[n, h·w]`` (zero where all of the feature is)."""
     energy = (feature.astype(jnp.float32) ** 2).mean(-1)  # (n, h, w)
     return l2_normalise(energy.reshape(len(energy), -1))  # (n, h·w)
 
@@ -20,18 +18,13 @@ def attention_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "squar
 
     Args:
         student, teacher: feature maps ``[n, h, w, c]``, each with sides and channels of its own.
-        mode: ``"squared"``, the mean over pictures and positions of the squared difference, as the
-            authors' code computes it; ``"paper"``, the mean over pictures of the Euclidean
-            distance, as their text has it.
-
-    Returns:
-        A scalar.
+        mode: ``"squared"``: mean over pictures and positions of the squared difference, as in the
+            authors' code; ``"paper"``: mean over pictures of the Euclidean distance. A scalar.
     """
     student, teacher = same_sides(student, teacher)
     difference = attention_map(feature=student) - attention_map(feature=teacher)  # (n, h·w)
-    if mode == "squared":
-        return (difference**2).mean()
-    return safe_sqrt((difference**2).sum(-1)).mean()
+    square = difference**2
+    return square.mean() if mode == "squared" else safe_sqrt(square.sum(-1)).mean()
 
 
 class AttentionTransfer(Distiller):
@@ -42,11 +35,8 @@ class AttentionTransfer(Distiller):
             1000 weighs 0.98, 3.9 and 15.6 per picture at 32x32, 16x16 and 8x8.
         mode: ``"squared"`` or ``"paper"``, see :func:`attention_loss`. The paper's form has
             ``beta / 2`` before the sum; give that half here.
-        stages: which stages, from 1; all of them if None.
-
-    Raises:
-        ValueError: an unknown mode, a stage the networks don't have, or networks with different
-            numbers of stages.
+        stages: which stages, from 1; all of them if None. ValueError for one that a network
+            doesn't have, and for networks with different numbers of stages.
 
     Reference:
         Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv:1612.03928;

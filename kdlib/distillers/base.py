@@ -3,7 +3,6 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,7 @@ class Distiller(nnx.Module):
 
     The total loss is ``ce_weight · cross-entropy + weight · knowledge``. A subclass sets the two
     weights and computes :meth:`knowledge`. Variables of its own (regressors, memory banks) are made
-    in :meth:`prepare`; they are trained and checkpointed with the student. Distillers add up:
-    ``SoftLogits() + AttentionTransfer()``.
+    in :meth:`prepare`; they are trained and checkpointed with the student. Distillers add up.
     """
 
     ce_weight: float = 1.0  # of the cross-entropy with the labels
@@ -48,11 +46,8 @@ class Distiller(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, student, teacher, labels, batch: Batch | None = None) -> Array:
-        # Once, for all distillers and transfers: a teacher may be training at the same time, but
-        # never to please its student.
-        teacher = jax.lax.stop_gradient(teacher)
-        context = (batch,) if self.contextual else ()
-        return self.knowledge(student, teacher, labels, *context)
+        teacher = jax.lax.stop_gradient(teacher)  # it may be training, but never to please others
+        return self.knowledge(student, teacher, labels, *([batch] if self.contextual else []))
 
     def weights(self, progress) -> tuple:
         """Weights of cross-entropy and knowledge when ``progress`` (0..1) of the run is done."""
@@ -116,9 +111,8 @@ class Custom(Distiller):
     """A function ``(student, teacher, labels) -> scalar`` as a distiller; its attributes with the
     names of :class:`Distiller`'s, like ``weight`` and ``invariances``, are taken over."""
 
-    def __init__(self, function: Callable, address: str | None = None):
-        name = f"{function.__module__}:{getattr(function, '__qualname__', 'own')}"
-        self.function, self.address = function, address or name
+    def __init__(self, function, address: str | None = None):
+        self.function, self.address = function, address
         for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order"):
             setattr(self, name, getattr(function, name, getattr(Distiller, name)))
 
@@ -127,7 +121,8 @@ class Custom(Distiller):
 
     @property
     def spec(self) -> str:
-        return self.address
+        place = f"{self.function.__module__}:{getattr(self.function, '__qualname__', 'own')}"
+        return self.address or place
 
 
 def own(given, address: str | None = None) -> Distiller:

@@ -63,5 +63,5 @@ class CC(Distiller):
         s, t = student.embedding, teacher.embedding
         if self.variant == "repdistiller":
             return neighbour_loss(student=self.of_student(s), teacher=self.of_teacher(t))
-        settings = {"gamma": self.gamma, "order": self.order}
-        return mean_square(*(correlations(embedding=e, **settings) for e in (s, t)))
+        s, t = (correlations(embedding=e, gamma=self.gamma, order=self.order) for e in (s, t))
+        return mean_square(s, t)

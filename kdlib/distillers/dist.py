@@ -7,10 +7,8 @@ from kdlib.distillers.base import Array, Distiller, positive, safe_sqrt
 
 
 def pearson_distance(*, student: Array, teacher: Array) -> Array:
-    """1 − Pearson's correlation between the rows of two ``[m, d]`` arrays: ``[m]``.
-
-    Rows constant (to float32) give no gradient: 1 if only the student's is, 0 if the teacher's is.
-    """
+    """1 − Pearson's correlation between the rows of two ``[m, d]`` arrays: ``[m]``. Constant rows
+    (to float32) give no gradient: 1 if only the student's is constant, 0 if the teacher's is."""
 
     def standard(x):
         centred = x - x.mean(-1, keepdims=True)

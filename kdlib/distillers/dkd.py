@@ -7,11 +7,8 @@ from kdlib.distillers.base import Array, Distiller, positive
 
 
 def decouple(*, logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Of ``p = softmax(logits)``: ``log (p_label, 1 − p_label)``, and log p of the other classes.
-
-    ``[n, 2]`` and ``[n, k]``, the latter with sum 1 and a 0 in the label's place; finite where the
-    authors' masks are not.
-    """
+    """Of ``p = softmax(logits)``: ``log (p_label, 1 − p_label)`` ``[n, 2]``, and log p of the other
+    classes ``[n, k]``, with sum 1 and a 0 in the label's place; finite, unlike with masks."""
     other = labels[:, None] != jnp.arange(logits.shape[-1])  # (n, k)
     log_p = jax.nn.log_softmax(logits)
     rest = jax.nn.logsumexp(log_p, -1, where=other, keepdims=True)  # log(1 − p_label), (n, 1)

@@ -7,10 +7,8 @@ from kdlib.distillers.soft_logits import SoftLogits
 
 
 def standardise(*, logits: Array) -> Array:
-    """``(z − mean) / (deviation + 1e-7)`` of each row of ``[n, k]``, deviation over k − 1.
-
-    A row that is constant (to float32) becomes zeros and gets no gradient.
-    """
+    """``(z − mean) / (deviation + 1e-7)`` of each row of ``[n, k]``, deviation over k − 1; a row
+    that is constant (to float32) becomes zeros and gets no gradient."""
     logits = logits.astype(jnp.float32)
     centred = logits - logits.mean(-1, keepdims=True)
     deviation = safe_sqrt((centred**2).sum(-1, keepdims=True) / (logits.shape[-1] - 1))  # (n, 1)

@@ -12,9 +12,7 @@ def selectivity_loss(*, student: Array, teacher: Array) -> Array:
     map over positions, at length 1. Both ``[n, h, w, c]``; the larger map is pooled to the smaller.
     """
 
-    def kernel(a, b):
-        return (jnp.einsum("npa,npb->nab", a, b, precision="highest") ** 2).mean()
-
+    kernel = lambda a, b: (jnp.einsum("npa,npb->nab", a, b, precision="highest") ** 2).mean()
     maps = same_sides(student.astype(jnp.float32), teacher.astype(jnp.float32))
     flat = (x.reshape(len(x), -1, x.shape[-1]) for x in maps)  # (n, h·w, c)
     s, t = (l2_normalise(x.swapaxes(1, 2)).swapaxes(1, 2) for x in flat)

@@ -10,15 +10,12 @@ def soft_logit_loss(*, student_logits: Array, teacher_logits: Array, temperature
     """Kullback-Leibler divergence from the teacher's to the student's softened probabilities.
 
     ``temperature² · mean over pictures of Σ_classes p_t · (log p_t − log p_s)``, with
-    ``p = softmax(logits / temperature)``. The gradient with respect to the logits shrinks like
-    1/temperature², hence the factor: it keeps the balance with the cross-entropy.
+    ``p = softmax(logits / temperature)``, a scalar. The gradient shrinks like 1/temperature², hence
+    the factor: it keeps the balance with the cross-entropy.
 
     Args:
         student_logits, teacher_logits: ``[n, k]``.
         temperature: above 0; 1 leaves the probabilities as they are, more makes them softer.
-
-    Returns:
-        A scalar, in nats times temperature².
     """
     log_s, log_t = (jax.nn.log_softmax(z / temperature) for z in (student_logits, teacher_logits))
     return temperature**2 * (jnp.exp(log_t) * (log_t - log_s)).sum(-1).mean()
