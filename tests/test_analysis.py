@@ -1,5 +1,7 @@
 """Gradient ratios and sweeps, against plain computations of the same."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,14 +57,15 @@ def test_without_cross_entropy_there_is_no_ratio(tiny, teacher):
 
 def test_a_sweep_is_the_runs_it_stands_for(tiny, teacher):
     """One program for all cells, looped or vmapped, gives what each distiller gives alone."""
-    settings = {"temperatures": (1.0, 4.0), "alphas": (0.5, 0.9), "seeds": 2, "progress": False}
+    recipe = replace(QUICK, epochs=2)
+    settings = {"temperatures": (1.0, 4.0), "alphas": (0.5,), "progress": False}
     looped, fused = (
-        analysis.sweep("ResNet8x0.25", tiny, teacher, QUICK, fused=fused, **settings)
+        analysis.sweep("ResNet8x0.25", tiny, teacher, recipe, fused=fused, **settings)
         for fused in (False, True)
     )
-    assert looped.shape == (2, 2, 2)
+    assert looped.shape == (2, 1, 1)
     np.testing.assert_allclose(looped, fused, atol=0.11)  # two of the 20 validation pictures
     transfer = Offline(teacher, distillers.make("SoftLogits(temperature=4.0, alpha=0.5)"))
-    run = kdlib.fit("ResNet8x0.25", tiny, transfer, QUICK, seeds=2, progress=False)
+    run = kdlib.fit("ResNet8x0.25", tiny, transfer, recipe, progress=False)
     alone = run.history.last("validation_accuracy")
     np.testing.assert_allclose(looped[1, 0], alone, atol=0.11)
