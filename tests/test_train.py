@@ -94,7 +94,7 @@ def test_a_step_equals_the_same_update_written_plainly(tiny, teacher):
     state = program.init(3)
     order = program.order(state)
     after, sums = program.step(
-        state, program._zeros(state), order, program.frozen, program.images, program.labels
+        state, program._zeros(state), order, program.frozen, program.pictures
     )
     images, labels = tiny.train.images[order[0]], tiny.train.labels[order[0]]
     student = build(3)
