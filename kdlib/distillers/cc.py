@@ -51,7 +51,7 @@ class CC(Distiller):
         require(order >= 1, f"{order=}: give 1 or more")
         self.variant, self.gamma, self.order, self.beta = variant, float(gamma), int(order), beta
         self.weight = PUBLISHED[variant] if beta is None else float(beta)
-        self.zero_at_match = variant == "taylor"
+        self.zero_at_match = self.any_order = variant == "taylor"
         self.invariances = INVARIANCES if self.zero_at_match else ()
 
     def prepare(self, student, teacher, rngs, labels):
