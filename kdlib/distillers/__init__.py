@@ -22,8 +22,7 @@ class Method(NamedTuple):
 
     cls: type
     where: str  # the knowledge sits: "output" or "features"
-    # Activation, process (between layers), relation (between pictures), parameters, or mixed.
-    what: str
+    what: str  # activation, process (between layers), relation (of pictures), parameters, mixed
     year: int
     arxiv: str = ""
 

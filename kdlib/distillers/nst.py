@@ -6,11 +6,9 @@ from kdlib.distillers.base import Array, Distiller, l2_normalise, same_sides, st
 
 
 def selectivity_loss(*, student: Array, teacher: Array) -> Array:
-    """``mean k(t, t) + mean k(s, s) − 2 · mean k(s, t)`` over pictures and pairs of channels.
-
-    Squared maximum mean discrepancy of two sets of channels, ``k(a, b) = (a·b)²``. A channel is its
-    map over positions, at length 1. Both ``[n, h, w, c]``; the larger map is pooled to the smaller.
-    """
+    """``mean k(t, t) + mean k(s, s) − 2 · mean k(s, t)`` over pictures and pairs of channels, where
+    ``k(a, b) = (a·b)²`` and a channel is its map over positions, at length 1: the squared maximum
+    mean discrepancy. Both ``[n, h, w, c]``; the larger map is pooled to the smaller. A scalar."""
 
     kernel = lambda a, b: (jnp.einsum("npa,npb->nab", a, b, precision="highest") ** 2).mean()
     maps = same_sides(student.astype(jnp.float32), teacher.astype(jnp.float32))
