@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import kdlib
@@ -55,9 +56,10 @@ def test_without_cross_entropy_there_is_no_ratio(tiny, teacher):
     assert found == {0.0: float("inf")}
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_runs_it_stands_for(tiny, teacher):
     """One program for all cells, looped or vmapped, gives what each distiller gives alone."""
-    recipe = replace(QUICK, epochs=2)
+    recipe = replace(QUICK, epochs=1)
     settings = {"temperatures": (1.0, 4.0), "alphas": (0.5,), "progress": False}
     looped, fused = (
         analysis.sweep("ResNet8x0.25", tiny, teacher, recipe, fused=fused, **settings)
