@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
+from kdlib.dot import dot
 from kdlib.progress import Progress
 from kdlib.transfer import Setup, Supervised
 
@@ -70,32 +71,6 @@ class Recipe:
         if self.dot:
             return dot(decay, schedule, self.momentum, self.dot)
         return optax.chain(decay, optax.sgd(schedule, self.momentum, self.nesterov))
-
-
-def dot(decay, schedule, momentum: float, delta: float) -> optax.GradientTransformation:
-    """SGD with two momentum buffers; its gradients are a pair, of the task and of the knowledge.
-
-    The task's buffer (weight decay included) has momentum ``momentum − delta``, the knowledge's
-    ``momentum + delta``; the update is minus the learning rate times their sum.
-
-    Reference:
-        Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, arXiv:2307.08436;
-        megvii-research/mdistiller:mdistiller/engine/dot.py.
-    """
-    buffers = optax.trace(momentum - delta), optax.trace(momentum + delta)
-    rate = optax.scale_by_learning_rate(schedule)
-
-    def init(params):
-        return decay.init(params), *(buffer.init(params) for buffer in buffers), rate.init(params)
-
-    def update(grads, state, params):
-        task, decay_state = decay.update(grads[0], state[0], params)
-        task, task_state = buffers[0].update(task, state[1])
-        lesson, lesson_state = buffers[1].update(grads[1], state[2])
-        both, rate_state = rate.update(jax.tree.map(jnp.add, task, lesson), state[3])
-        return both, (decay_state, task_state, lesson_state, rate_state)
-
-    return optax.GradientTransformation(init, update)
 
 
 class TrainState(NamedTuple):

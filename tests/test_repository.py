@@ -26,7 +26,7 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
     "names", "data", "models", "metrics", "distillers", "transfer", "history", "checkpoint",
-    "progress", "program", "train", "analysis", "tensorboard", "report", "plots", "check",
+    "progress", "dot", "program", "train", "analysis", "tensorboard", "report", "plots", "check",
     "presets", "cli", "compare",
 ]  # fmt: skip
 
@@ -76,7 +76,7 @@ def test_files_and_functions_are_read_in_one_sitting():
         is_method = floor in ("distillers", "transfer") and path.stem not in (
             "base", "supervised", "__init__",
         )  # fmt: skip
-        assert lines <= (120 if is_method else 310), f"{path.name}: {lines} lines"
+        assert lines <= (120 if is_method else 300), f"{path.name}: {lines} lines"
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
                 length = node.end_lineno - node.lineno + 1

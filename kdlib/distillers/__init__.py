@@ -45,7 +45,7 @@ METHODS: dict[str, Method] = {
     "OFD": Method(ofd.OFD, "features", "activation", 2019, "1904.01866"),
     "VID": Method(vid.VID, "features", "activation", 2019, "1904.05835"),
     "ReviewKD": Method(reviewkd.ReviewKD, "features", "activation", 2021, "2104.09044"),
-    "CATKD": Method(catkd.CATKD, "features", "activation", 2023),
+    "CATKD": Method(catkd.CATKD, "features", "activation", 2023, "2304.12777"),
     "FSP": Method(fsp.FSP, "features", "process", 2017),
     "SP": Method(sp.SP, "features", "relation", 2019, "1907.09682"),
     "CC": Method(cc.CC, "features", "relation", 2019, "1904.01802"),
