@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdlib import distillers, models
+from kdlib import check, distillers, metrics, models
 
 
 def _logits(seed, n=6, k=5):
@@ -90,6 +90,101 @@ def _agreement(agreement: Callable) -> None:
     _agree(agreement(s, t), expected, "The share of pictures on which both name the same class.")
 
 
+def _gradient_to_teacher(gradient: Callable) -> None:
+    s, t = _logits(9), _logits(10)
+    expected = jax.grad(
+        lambda t: distillers.soft_logit_loss(student_logits=s, teacher_logits=t, temperature=1.0)
+    )(t)
+    hint = "With r = log p_t - log p_s it is p_t / n times (r less the mean of r under p_t)."
+    _agree(gradient(t, s), expected, hint)
+
+
+def _best_peer(best: Callable) -> None:
+    logits, labels = jnp.stack([_logits(seed) for seed in (11, 12, 13)]), jnp.arange(6) % 5
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    chosen = [log_p[:, n, label].argmax() for n, label in enumerate(labels)]
+    expected = np.stack([logits[peer, n] for n, peer in enumerate(chosen)])
+    _agree(best(logits, labels), expected, "Compare probabilities of the label, not its logits.")
+
+
+def _ensemble(accuracy: Callable) -> None:
+    logits = jnp.stack([_logits(14, 60), 4 * _logits(15, 60), 0.5 * _logits(16, 60)])
+    labels = jnp.asarray(np.asarray(logits.mean(0)).argmax(-1))  # what averaged logits would say
+    p = np.asarray(jax.nn.softmax(logits)).mean(0)
+    expected = (p.argmax(-1) == np.asarray(labels)).mean()
+    _agree(accuracy(logits, labels), expected, "Softmax first, then the mean over networks.")
+
+
+def _partners(partners: Callable) -> None:
+    labels = np.array([0, 1, 0, 2, 1, 0, 1, 0])  # picture 3 is alone in its class
+    drawn = [np.asarray(partners(labels, np.random.default_rng(seed))) for seed in range(20)]
+    assert all(found.shape == labels.shape for found in drawn), "return one position per picture"
+    for found in drawn:
+        assert (labels[found] == labels).all(), "a partner is of another class"
+        assert ((found != np.arange(8)) | (np.arange(8) == 3)).all(), "a picture is its own partner"
+    seen = {int(found[0]) for found in drawn}
+    assert seen == {2, 5, 7}, f"twenty draws gave picture 0 the partners {seen}, not 2, 5 and 7"
+
+
+def _calibration_error(error: Callable) -> None:
+    logits, labels = 0.7 * _logits(17, 200), np.arange(200) % 5
+    p = np.asarray(jax.nn.softmax(logits), float)
+    for bins in (15, 4):
+        expected = metrics.calibration(logits, labels, bins).ece
+        found = error(p.max(-1), p.argmax(-1) == labels, bins)
+        _agree(found, expected, "Weigh the bins by their share of the pictures.")
+
+
+def _best_temperature(best: Callable) -> None:
+    logits = _logits(18, 400)
+    rng, grid = np.random.default_rng(19), np.geomspace(0.1, 10, 2001)
+    p = np.asarray(jax.nn.softmax(logits / 2.5), float)
+    labels = np.array([rng.choice(5, p=row / row.sum()) for row in p])
+    z = np.asarray(logits, float)
+    nll = lambda T: np.mean(np.log(np.exp(z / T).sum(-1)) - z[np.arange(400), labels] / T)
+    expected = grid[np.argmin([nll(T) for T in grid])]
+    _agree(best(logits, jnp.asarray(labels)), expected, "Try many values of T.", rtol=0.02)
+
+
+def _same_pull(weight: Callable) -> None:
+    found = np.asarray([weight(1000, 32, 64), weight(90, 8, 4)], float)
+    _agree(found, [4000, 22.5], "What counts is the weight over the number of positions.")
+
+
+def _front(front: Callable) -> None:
+    cost = np.array([1.0, 1.5, 2.0, 1.5, 3.0, 1.0])
+    accuracy = np.array([0.79, 0.85, 0.84, 0.80, 0.90, 0.79])
+    found = front(cost, accuracy)
+    expected = [True, True, False, False, True, True]
+    _agree(found, expected, "The first and the last tie: neither is better than the other.")
+
+
+def _distance(loss: Callable) -> None:
+    s, t = check.outputs(2), check.outputs(3)
+    s = s._replace(embedding=s.embedding.at[0].set(t.embedding[0]))
+    expected = np.linalg.norm(np.asarray(s.embedding - t.embedding), axis=-1).mean()
+    _agree(loss(s, t, None), expected, "The mean over pictures of the length of a difference.")
+    slope = jax.grad(loss)(s, t, None).embedding
+    assert np.isfinite(slope).all(), "the gradient is not finite where a picture's embeddings agree"
+    assert not np.any(slope[0]) and np.any(slope[1]), "the gradient is 0 there, and only there"
+
+
+def _correlation(loss: Callable) -> None:
+    s, t = check.outputs(4), check.outputs(5)
+    pairs = zip(np.asarray(s.logits, float), np.asarray(t.logits, float), strict=True)
+    expected = np.mean([1 - np.corrcoef(*pair)[0, 1] for pair in pairs])
+    _agree(loss(s, t, None), expected, "One number per picture, then the mean.")
+    flat = s._replace(logits=s.logits.at[0].set(2.0))
+    slope = jax.grad(loss)(flat, t, None).logits
+    assert np.isfinite(slope).all(), "the gradient is not finite where a row of logits is constant"
+
+
+def _matched_weight(weight: Callable) -> None:
+    found = np.asarray([weight(0.5, 20.0, 0.1), weight(2.0, 3.0, 1.0)], float)
+    hint = "theirs is in lengths of ce_weight times the cross-entropy's gradient."
+    _agree(found, [4.0, 1.5], hint)
+
+
 # By the numbers that the notebooks give them.
 EXERCISES: dict[str, Callable] = {
     "00-1": _agreement,
@@ -100,4 +195,15 @@ EXERCISES: dict[str, Callable] = {
     "02-3": _logit_gradient,
     "03-1": _max_map,
     "03-2": _share,
+    "04-1": _gradient_to_teacher,
+    "04-2": _best_peer,
+    "04-3": _ensemble,
+    "05-1": _partners,
+    "05-2": _calibration_error,
+    "05-3": _best_temperature,
+    "06-1": _same_pull,
+    "06-2": _front,
+    "07-1": _distance,
+    "07-2": _correlation,
+    "07-3": _matched_weight,
 }
