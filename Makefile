@@ -12,12 +12,16 @@ demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded da
 
 test: test-unit test-notebooks  ## every test and every notebook
 
+# Workers of pytest side by side, each on one core; a file's tests, and a notebook's cells, in one.
+WORKERS ?= auto
+PYTEST   = $(RUN) -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
 test-unit: $(VENV)/.ready
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -q tests
+	$(PYTEST) --dist worksteal tests
 
 # Checked cells (# NBVAL_CHECK_OUTPUT) must print what is committed; all others must run.
-NBVAL = KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg $(RUN) -m pytest -q -p no:python \
+NBVAL = KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg $(PYTEST) -p no:python \
 	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
 
@@ -26,7 +30,7 @@ test-notebooks: $(VENV)/.ready
 
 test-colab: VENV = .venv-colab
 test-colab: .venv-colab/.ready  ## the quick tests and the quickstart on Colab's versions
-	$(RUN) -m pytest -q -m "not slow" tests
+	$(PYTEST) --dist worksteal -m "not slow" tests
 	$(NBVAL) notebooks/00_quickstart.ipynb
 
 lab: $(VENV)/.ready             ## open the notebooks
