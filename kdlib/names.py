@@ -3,9 +3,10 @@
 import ast
 import difflib
 import importlib
-import importlib.util
+import inspect
 import pathlib
 import re
+import runpy
 from collections.abc import Callable, Iterable
 
 
@@ -24,7 +25,7 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
         text: ``"AT"``, ``"AT(beta=500) + SoftLogits"``; a setting may itself be such an expression.
             ``module:Name`` and ``path/file.py:Name`` name an object of one's own.
         kind: what to call it in errors.
-        table: name → class. Its ``settings()`` says what it takes.
+        table: name → class.
         wrap: makes what the table's classes are from an object of one's own.
 
     Raises:
@@ -60,23 +61,34 @@ def _build(node, text, kind, table, wrap, own):
         raise ValueError(unknown(kind, name.id, table))
     else:
         found = table[name.id]
-    settings = {}
+    values, accepted = {}, settings(found)
     for keyword in given:
         try:
             value = keyword.value
             is_object = isinstance(value, ast.Call | ast.Name | ast.BinOp)
-            settings[keyword.arg] = again(value) if is_object else ast.literal_eval(value)
+            values[keyword.arg] = again(value) if is_object else ast.literal_eval(value)
         except ValueError as error:
             raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
-    shared = {k: settings.pop(k) for k in ("warmup", "pretrain") if k in settings}
-    if hasattr(found, "settings"):
-        accepted = found.settings()
-        for setting in settings.keys() - accepted.keys():
-            known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values())
-            raise ValueError(f"{name.id} has no setting '{setting}': it takes {known or 'none'}")
-    made = found(**settings)
+    shared = {k: values.pop(k) for k in ("warmup", "pretrain") if k in values}
+    for setting in values.keys() - accepted.keys():
+        known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values())
+        raise ValueError(f"{name.id} has no setting '{setting}': it takes {known or 'none'}")
+    made = found(**values)
     made = wrap(made, own[name.id]) if name.id in own else made
     return made.scheduled(**shared) if shared else made
+
+
+def settings(made_by) -> dict[str, inspect.Parameter]:
+    """What text can set of a class or function, by name: its arguments but networks."""
+    function = made_by.__init__ if isinstance(made_by, type) else made_by
+    parameters = inspect.signature(function).parameters
+    return {k: p for k, p in parameters.items() if k not in ("self", "teacher", "args", "kwargs")}
+
+
+def written(name: str, values: dict) -> str:
+    """What :func:`read` makes an object of these settings from."""
+    texts = (f"{k}={getattr(value, 'spec', None) or repr(value)}" for k, value in values.items())
+    return f"{name}({', '.join(texts)})"
 
 
 def load_object(address: str):
@@ -91,15 +103,12 @@ def load_object(address: str):
         path = pathlib.Path(place).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}: give file.py:Name")
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        found = runpy.run_path(str(path))
     else:
         try:
-            module = importlib.import_module(place)
+            found = vars(importlib.import_module(place))
         except ModuleNotFoundError as error:
             raise FileNotFoundError(f"no module '{place}': give module:Name") from error
-    if not hasattr(module, name):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise ValueError(unknown(f"name in {place}", name, public))
-    return getattr(module, name)
+    if name not in found:
+        raise ValueError(unknown(f"name in {place}", name, (n for n in found if n[0] != "_")))
+    return found[name]

@@ -1,7 +1,6 @@
 """What every distiller is: a knowledge loss, how it joins the cross-entropy, and shared pieces."""
 
 import functools
-import inspect
 import math
 
 import jax
@@ -11,6 +10,7 @@ from jax import Array
 
 from kdlib.data import Batch
 from kdlib.models import Outputs
+from kdlib.names import settings, written
 
 COMMON = ("warmup", "pretrain")  # settings that every distiller takes beside its own
 
@@ -81,18 +81,12 @@ class Distiller(nnx.Module):
             setattr(self, name, float(value))
         return self
 
-    @classmethod
-    def settings(cls) -> dict[str, inspect.Parameter]:
-        """What the constructor takes, by name."""
-        return {k: p for k, p in inspect.signature(cls.__init__).parameters.items() if k != "self"}
-
     @property
     def spec(self) -> str:
         """The text that makes this distiller again: ``SoftLogits(temperature=4.0, alpha=0.9)``."""
         shared = [k for k in COMMON if getattr(self, k) != getattr(type(self), k)]
-        values = ((name, getattr(self, name)) for name in [*self.settings(), *shared])
-        texts = (f"{name}={getattr(value, 'spec', None) or repr(value)}" for name, value in values)
-        return f"{type(self).__name__}({', '.join(texts)})"
+        values = {name: getattr(self, name) for name in [*settings(type(self)), *shared]}
+        return written(type(self).__name__, values)
 
 
 def require(condition, message: str) -> None:

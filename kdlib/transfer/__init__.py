@@ -4,6 +4,7 @@ import re
 
 from kdlib import distillers
 from kdlib.distillers import DISTILLERS
+from kdlib.distillers.base import require
 from kdlib.names import read, unknown
 from kdlib.transfer.born_again import BornAgain, Ensemble
 from kdlib.transfer.byot import BYOT
@@ -26,12 +27,9 @@ __all__ = [
 ]  # fmt: skip
 
 # Methods that say for themselves who teaches whom. Distillers are taught by any of FAMILIES.
-TRANSFERS: dict[str, type[Supervised]] = {
-    "Supervised": Supervised,
-    "Online": Online, "DML": DML, "ONE": ONE, "KDCL": KDCL,
-    "BornAgain": BornAgain, "BYOT": BYOT, "CSKD": CSKD, "PSKD": PSKD, "TfKD": TfKD, "DDGSD": DDGSD,
-    "EMATeacher": EMATeacher,
-}  # fmt: skip
+TRANSFERS: dict[str, type[Supervised]] = {cls.__name__: cls for cls in (
+    Supervised, Online, DML, ONE, KDCL, BornAgain, BYOT, CSKD, PSKD, TfKD, DDGSD, EMATeacher,
+)}  # fmt: skip
 # What --transfer takes, and what each does with an ordinary distiller.
 FAMILIES = ("Supervised", "Offline", "Online", "SelfDistillation")
 NICKNAMES = {
@@ -59,30 +57,24 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
     Raises:
         ValueError: no such method or family, or the two don't go together.
     """
-    if family is not None and family not in FAMILIES:
-        family = family if family in TRANSFERS else _refuse(unknown("transfer", family, FAMILIES))
-    if family in TRANSFERS and family not in FAMILIES:  # --transfer DML: the method by its own name
-        spec, family = family if spec == "SoftLogits" else spec, TRANSFERS[family].family
+    require(family in (None, *FAMILIES), unknown("transfer", str(family), FAMILIES))
     if not (spec in DISTILLERS and family in ("Offline", "Online")):
         spec = NICKNAMES.get(spec.strip(), spec)
     head = re.match(r"\s*(\w*)", spec)[1]
     if head in TRANSFERS:
         made = read(spec, "method", TRANSFERS | DISTILLERS, distillers.own)
-        if family not in (None, made.family):
-            _refuse(f"'{head}' is a method of the transfer {made.family}, not of {family}: "
-                    f"give --transfer {made.family}")  # fmt: skip
+        require(family in (None, made.family), f"'{head}' is a method of the transfer "
+                f"{made.family}, not of {family}: give --transfer {made.family}")  # fmt: skip
         return made
-    if head not in DISTILLERS and ":" not in spec:
-        _refuse(unknown("method", head or spec, [*DISTILLERS, *TRANSFERS, *NICKNAMES]))
+    known = [*DISTILLERS, *TRANSFERS, *NICKNAMES]
+    require(head in DISTILLERS or ":" in spec, unknown("method", head or spec, known))
+    require(
+        family != "Supervised",
+        f"'{spec}' needs a teacher: give --transfer Offline, Online or SelfDistillation",
+    )
     distiller = distillers.make(spec)
-    if family in (None, "Offline"):
-        return Offline(teacher, distiller)
     if family == "Online":
         return Online(distiller, teacher_arch)
     if family == "SelfDistillation":
         return EMATeacher(distiller=distiller)
-    return _refuse(f"'{spec}' needs a teacher: give --transfer Offline, Online or SelfDistillation")
-
-
-def _refuse(message: str):
-    raise ValueError(message)
+    return Offline(teacher, distiller)

@@ -64,14 +64,12 @@ class BornAgain(Supervised):
         generation = jnp.floor(done - 1e-4)
         batch = batch._replace(progress=done - generation)
         trained.past_1.eval()
-        student = trained.student(batch.images)
-        teacher = trained.past_1(batch.images)
-        task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
-        first = generation < 1
-        plain = cross_entropy(student.logits, batch.labels)
-        parts = {"cross_entropy": ce, "knowledge": jnp.where(first, 0.0, knowledge)}
-        lesson = jnp.where(first, 0.0, lesson)
-        return Loss(jnp.where(first, plain, task), lesson, parts, student.logits)
+        student, teacher = trained.student(batch.images), trained.past_1(batch.images)
+        loss = taught(trained.distiller, student, teacher, batch)
+        later = lambda value, first=0.0: jnp.where(generation < 1, first, value)
+        task = later(loss.task, cross_entropy(student.logits, batch.labels))
+        parts = loss.parts | {"knowledge": later(loss.parts["knowledge"])}
+        return Loss(task, later(loss.knowledge), parts, student.logits)
 
     def next_generation(self, state, fresh, generation):
         def inherit(old, new):

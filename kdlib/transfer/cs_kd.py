@@ -34,11 +34,10 @@ class CSKD(Supervised):
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:
         labels = pictures.labels[index]
         draw, shift = jax.random.split(jax.random.fold_in(key, 31))
-        same = (pictures.labels == labels[:, None]) & (
-            jnp.arange(len(pictures.labels)) != index[:, None]
-        )
+        itself = jnp.arange(len(pictures.labels)) == index[:, None]  # (n, m)
+        same = (pictures.labels == labels[:, None]) & ~itself
         # A class with a single picture has no partner but itself.
-        same |= (~same.any(1, keepdims=True)) & (jnp.arange(len(pictures.labels)) == index[:, None])
+        same |= ~same.any(1, keepdims=True) & itself
         partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)
         images = view(key, index)
         return Batch(images, labels, index, progress, key, extra=view(shift, partner))

@@ -1,5 +1,9 @@
 """Deep mutual learning: students of equal standing teach each other."""
 
+import itertools
+
+import jax
+
 from kdlib.distillers import Distiller, SoftLogits
 from kdlib.distillers.base import require
 from kdlib.transfer.offline import prepared, taught
@@ -33,13 +37,11 @@ class DML(Supervised):
         require(peers, "peers=(): give at least one, None for a network like the student")
         self.passes = len(peers) + 1, 0
         self.peers, self.order, self.distiller = tuple(peers), order, distiller
-        names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]
-        self.pairs = [(i, j) for i in names for j in names if i != j]
-        self.names = names
+        self.names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]
+        self.pairs = list(itertools.permutations(self.names, 2))
         if order == "sequential":
-            self.turns = tuple(
-                (i, *(f"distiller_{a}_{b}" for a, b in self.pairs if a == i)) for i in names
-            )
+            lessons = {i: [f"distiller_{i}_{j}" for j in self.names if j != i] for i in self.names}
+            self.turns = tuple((name, *lessons[name]) for name in self.names)
 
     def trained(self, setup: Setup):
         nets = {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
@@ -53,16 +55,15 @@ class DML(Supervised):
 
     def loss(self, trained, frozen, batch):
         shows = {name: getattr(trained, name)(batch.images) for name in self.names}
-        task = lesson = 0.0
-        parts = {}
+        task, lesson, parts = 0.0, 0.0, {}
         for name in self.names:
             others = [
                 taught(getattr(trained, f"distiller_{i}_{j}"), shows[i], shows[j], batch)
                 for i, j in self.pairs
                 if i == name
             ]
-            means = [sum(values) / len(others) for values in zip(*others, strict=True)]
-            task, lesson = task + means[0], lesson + means[1]
+            mean = jax.tree.map(lambda *values: sum(values) / len(values), *others)
+            task, lesson = task + mean.task, lesson + mean.knowledge
             prefix = "" if name == "student" else f"{name}_"
-            parts |= {f"{prefix}cross_entropy": means[2], f"{prefix}knowledge": means[3]}
+            parts |= {f"{prefix}{part}": value for part, value in mean.parts.items()}
         return Loss(task, lesson, parts, shows["student"].logits)

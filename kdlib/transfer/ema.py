@@ -5,7 +5,7 @@ from flax import nnx
 from kdlib.distillers import Distiller, SoftLogits
 from kdlib.distillers.base import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Loss, Setup, Supervised
+from kdlib.transfer.supervised import Setup, Supervised
 
 
 class EMATeacher(Supervised):
@@ -45,9 +45,7 @@ class EMATeacher(Supervised):
     def loss(self, trained, frozen, batch):
         trained.average.eval()
         student, teacher = trained.student(batch.images), trained.average(batch.images)
-        task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
-        logits = trained.distiller.logits(student, teacher)
-        return Loss(task, lesson, {"cross_entropy": ce, "knowledge": knowledge}, logits)
+        return taught(trained.distiller, student, teacher, batch)
 
     def network(self, trained, frozen):
         if self.deploy == "average":

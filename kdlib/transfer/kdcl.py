@@ -78,10 +78,8 @@ class KDCL(Supervised):
         return Batch(first, pictures.labels[index], index, progress, key, extra=others)
 
     def loss(self, trained, frozen, batch):
-        nets = [
-            trained.student,
-            *(getattr(trained, f"peer_{i + 1}") for i in range(len(self.peers))),
-        ]
+        peers = (getattr(trained, f"peer_{i}") for i in range(1, len(self.peers) + 1))
+        nets = [trained.student, *peers]
         views = [batch.images, *batch.extra]
         logits = jnp.stack([net(x).logits for net, x in zip(nets, views, strict=True)])
         target = collaborative_target(

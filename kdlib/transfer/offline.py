@@ -16,12 +16,14 @@ def prepared(distiller: Distiller, setup: Setup, student, teacher) -> Distiller:
     return distiller
 
 
-def taught(distiller: Distiller, student, teacher, batch: Batch) -> tuple[jax.Array, ...]:
-    """Weighted cross-entropy and knowledge of a student, then both unweighted."""
-    ce = cross_entropy(distiller.logits(student, teacher), batch.labels)
+def taught(distiller: Distiller, student, teacher, batch: Batch) -> Loss:
+    """The loss of a student that learns from labels and, by a distiller, from a teacher."""
+    logits = distiller.logits(student, teacher)
+    ce = cross_entropy(logits, batch.labels)
     knowledge = distiller(student, teacher, batch.labels, batch)
     ce_weight, weight = distiller.weights(batch.progress)
-    return ce_weight * ce, weight * knowledge, ce, knowledge
+    parts = {"cross_entropy": ce, "knowledge": knowledge}
+    return Loss(ce_weight * ce, weight * knowledge, parts, logits)
 
 
 class Offline(Supervised):
@@ -68,10 +70,7 @@ class Offline(Supervised):
         if batch.extra is not None:
             extra = trained.student(batch.extra), frozen.teacher(batch.extra)
             batch = batch._replace(extra=extra)
-        distiller = trained.distiller
-        task, lesson, ce, knowledge = taught(distiller, student, teacher, batch)
-        parts = {"cross_entropy": ce, "knowledge": knowledge}
-        return Loss(task, lesson, parts, distiller.logits(student, teacher))
+        return taught(trained.distiller, student, teacher, batch)
 
     def network(self, trained, frozen) -> nnx.Module:
         return trained.distiller.deploy(trained.student, frozen.teacher)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers import soft_logit_loss
-from kdlib.distillers.base import positive, require
+from kdlib.distillers.base import BatchNorm, positive, require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
@@ -14,7 +14,7 @@ class Gate(nnx.Module):
 
     def __init__(self, width: int, branches: int, rngs: nnx.Rngs):
         self.linear = nnx.Linear(width, branches, rngs=rngs)
-        self.norm = nnx.BatchNorm(branches, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.norm = BatchNorm(branches, rngs=rngs)
 
     def __call__(self, feature: jax.Array) -> jax.Array:
         return nnx.softmax(nnx.relu(self.norm(self.linear(feature.mean((1, 2))))))  # (n, branches)
@@ -55,10 +55,9 @@ class ONE(Supervised):
 
     def trained(self, setup: Setup):
         shows = setup.shows(setup.student)
-        made = {"gate": Gate(shows.features[-2].shape[-1], self.branches, setup.rngs)}
-        for number in range(1, self.branches):
-            made[f"branch_{number}"] = Branch(setup.peer(number))
-        return made
+        gate = Gate(shows.features[-2].shape[-1], self.branches, setup.rngs)
+        numbers = range(1, self.branches)
+        return {"gate": gate} | {f"branch_{i}": Branch(setup.peer(i)) for i in numbers}
 
     def loss(self, trained, frozen, batch):
         student = trained.student(batch.images)

@@ -2,7 +2,7 @@
 
 from kdlib.distillers import Distiller
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Setup, Supervised, cross_entropy
 
 
 class Online(Supervised):
@@ -27,18 +27,15 @@ class Online(Supervised):
 
     def trained(self, setup: Setup):
         teacher = setup.peer(1, self.teacher_arch)
-        return {
-            "teacher": teacher,
-            "distiller": prepared(self.distiller, setup, setup.student, teacher),
-        }
+        lesson = prepared(self.distiller, setup, setup.student, teacher)
+        return {"teacher": teacher, "distiller": lesson}
 
     def loss(self, trained, frozen, batch):
         student, teacher = trained.student(batch.images), trained.teacher(batch.images)
-        task, lesson, ce, knowledge = taught(trained.distiller, student, teacher, batch)
+        loss = taught(trained.distiller, student, teacher, batch)
         teacher_ce = cross_entropy(teacher.logits, batch.labels)
-        parts = {"cross_entropy": ce, "knowledge": knowledge, "teacher_cross_entropy": teacher_ce}
-        logits = trained.distiller.logits(student, teacher)
-        return Loss(task + teacher_ce, lesson, parts, logits)
+        parts = loss.parts | {"teacher_cross_entropy": teacher_ce}
+        return loss._replace(task=loss.task + teacher_ce, parts=parts)
 
     def network(self, trained, frozen):
         return trained.distiller.deploy(trained.student, trained.teacher)

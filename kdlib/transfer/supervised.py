@@ -1,6 +1,5 @@
 """Nobody teaches: the student learns from the labels alone. The form every transfer follows."""
 
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from flax import nnx
 
 from kdlib.data import Batch, Pictures, mix
 from kdlib.models import Outputs
+from kdlib.names import settings, written
 
 
 class Loss(NamedTuple):
@@ -109,23 +109,13 @@ class Supervised:
     def name(self) -> str:
         return type(self).__name__
 
-    @classmethod
-    def settings(cls) -> dict[str, inspect.Parameter]:
-        """What can be given as text: the constructor's arguments but networks."""
-        parameters = dict(inspect.signature(cls.__init__).parameters)
-        return {n: p for n, p in parameters.items() if n not in ("self", "teacher")}
-
     @property
     def spec(self) -> str:
         """The text that makes this transfer again; only what differs from the defaults."""
-        changed = [
-            f"{name}={getattr(value, 'spec', None) or repr(value)}"
-            for name, parameter in self.settings().items()
-            if (value := getattr(self, name)) != parameter.default
-        ]
-        if type(self) is Supervised and not changed:
-            return "cross-entropy"
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+        values = {name: getattr(self, name) for name in settings(type(self))}
+        changed = {k: v for k, v in values.items() if v != settings(type(self))[k].default}
+        plain = "cross-entropy" if type(self) is Supervised else self.name
+        return written(self.name, changed) if changed else plain
 
     def trained(self, setup: Setup) -> dict[str, nnx.Module]:
         """Modules that train beside the student, fresh for a seed."""
