@@ -7,20 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdlib import models
 from kdlib.data import Dataset
 from kdlib.distillers import Distiller, soft_logit_loss
-from kdlib.program import Program, Recipe
+from kdlib.program import Program, Recipe, networks
 from kdlib.progress import Progress
 from kdlib.transfer import Offline, Supervised
 
 
 def _program(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, fused=False):
-    build = lambda name, seed: models.build(
-        name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
-        zero_init=recipe.zero_init,
-    )  # fmt: skip
-    return Program(build, data, transfer, recipe, fused)
+    return Program(networks(student, data, recipe), data, transfer, recipe, fused)
 
 
 def gradient_ratio(
@@ -116,8 +111,7 @@ def sweep(
     transfer = Offline(teacher, SweptSoftLogits())
     program = _program(student, data, transfer, recipe, fused)
     grid = [(t, a, s) for t in temperatures for a in alphas for s in range(seeds)]
-    split = data.validation or data.test
-    split = jnp.asarray(split.images), jnp.asarray(split.labels)
+    split = "validation" if data.validation else "test"
 
     def start(t, a, seed):
         state = program.init(seed)
@@ -132,7 +126,6 @@ def sweep(
     for state in states:
         for _ in range(program.epochs):
             state, _ = program.run_epoch(state, shown)
-        scores.append(np.atleast_2d(
-            program.score((state.params, state.rest, program.frozen), *split))[:, 0])  # fmt: skip
+        scores.append(program.scores(state)[split][:, 0])
     shown.close()
     return np.concatenate(scores).reshape(len(temperatures), len(alphas), seeds)

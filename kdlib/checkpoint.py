@@ -24,7 +24,7 @@ HEADER = "kdlib"  # the metadata entry that holds ours, as JSON
 
 def save_tree(path, tree, metadata: dict) -> None:
     """Write a pytree of arrays and a dict of JSON values. Random keys are stored as their data."""
-    arrays = {name: np.asarray(_raw(leaf)) for name, leaf in _named_leaves(tree)}
+    arrays = {name: np.asarray(_raw(leaf)) for name, leaf in named_leaves(tree)}
     header = {HEADER: json.dumps(metadata)}  # several entries would be written in a random order
     with replacing(path) as scratch:
         safetensors.numpy.save_file(arrays, scratch, metadata=header)
@@ -32,8 +32,10 @@ def save_tree(path, tree, metadata: dict) -> None:
 
 def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
     """Flat arrays and metadata of a file; FileNotFoundError without it, ValueError if damaged."""
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+    path = pathlib.Path(path)
+    if not path.is_file():
+        here = ", ".join(sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}")))
+        raise FileNotFoundError(f"no checkpoint {path}; {path.parent} holds {here or 'none'}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -45,21 +47,23 @@ def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
 def restore_tree(path, like):
     """The tree saved at ``path`` and its metadata; ValueError unless formed like ``like``."""
     arrays, metadata = load_arrays(path)
-    return _fill(like, arrays, f"{path} doesn't hold this run's state", "differs"), metadata
+    return _fill(like, arrays, f"{path} doesn't hold this run's state"), metadata
 
 
-def _fill(like, arrays, complaint, differs):
+def _fill(like, arrays, complaint):
     leaves = []
-    for name, leaf in _named_leaves(like):
+    for name, leaf in named_leaves(like):
         if name not in arrays or arrays[name].shape != _raw(leaf).shape:
-            raise ValueError(f"{complaint}: '{name}' is missing or {differs}")
+            raise ValueError(f"{complaint}: '{name}' is missing or has another shape")
         value = jnp.asarray(arrays[name])
         leaves.append(value if _raw(leaf) is leaf else jax.random.wrap_key_data(value))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _named_leaves(tree):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+def named_leaves(tree, whole_lists: bool = False):
+    """Pairs of a name, ``student.conv.kernel``, and a leaf; lists are leaves too if asked."""
+    is_leaf = lambda value: whole_lists and isinstance(value, list)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf):
         yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
 
 
@@ -88,14 +92,10 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     Raises FileNotFoundError without a file, ValueError for a damaged one or what it must not hold.
     """
     path = _with_suffix(path)
-    if not path.is_file():
-        here = ", ".join(sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}")))
-        hint = f"; {path.parent} holds {here}" if here else ""
-        raise FileNotFoundError(f"no checkpoint {path}{hint}")
+    arrays, metadata = load_arrays(path)
     listed = manifest(path.parent).get(path.stem)
     if listed and listed["sha256"] != sha256(path):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
-    arrays, metadata = load_arrays(path)
     if "architecture" not in metadata or "classes" not in metadata:
         raise ValueError(f"{path} holds no network (a training state?): give a network's file")
     held, known = metadata["architecture"], len(metadata["classes"])
@@ -108,7 +108,7 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     blank = nnx.eval_shape(lambda: models.build(held, known, mean=ones, std=ones, dtype=dtype))
     blank.eval()
     graph, state = nnx.split(blank)
-    state = _fill(nnx.to_pure_dict(state), arrays, f"{path} is no {held}", "has another shape")
+    state = _fill(nnx.to_pure_dict(state), arrays, f"{path} is no {held}")
     return nnx.merge(graph, state), metadata
 
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields
 
 import jax
 
@@ -56,7 +56,7 @@ def _checked(kind, accepts, what: str):
     return parse
 
 
-positive = _checked(lambda text: int(text) if text.isdigit() else 0, bool, "a whole number above 0")
+positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 
@@ -75,20 +75,20 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--validation", type=positive, default=0, help="hold out so many training pictures")
     flag("--image_size", type=positive, help="resize pictures to this side")
     flag = parser.add_argument_group("recipe (the original's values by default)").add_argument
-    flag("--train_epoch", type=positive, default=200, metavar="EPOCHS", help="200")
-    flag("--batch_size", type=positive, default=128, help="128")
-    flag("--learning_rate", type=above_zero, default=0.1, help="0.1")
-    flag("--decay_points", type=share, nargs="*", default=(0.3, 0.6, 0.8), metavar="SHARE",
+    flag("--train_epoch", dest="epochs", type=positive, metavar="EPOCHS", help="200")
+    flag("--batch_size", type=positive, help="128")
+    flag("--learning_rate", type=above_zero, help="0.1")
+    flag("--decay_points", type=share, nargs="*", metavar="SHARE",
          help="when the rate drops, shares of the run: 0.3 0.6 0.8")
-    flag("--decay_rate", type=above_zero, default=0.2, help="by what factor: 0.2")
-    flag("--weight_decay", type=share, default=5e-4, help="5e-4")
-    flag("--val_batch_size", type=positive, default=250, help="250")
-    flag("--zero_init", action=switch, default=True,
-         help="start every residual block as the identity")
-    flag("--dot", type=share, default=0.0, metavar="DELTA",
+    flag("--decay_rate", type=above_zero, help="by what factor: 0.2")
+    flag("--weight_decay", type=share, help="5e-4")
+    flag("--val_batch_size", dest="eval_batch_size", type=positive, help="250")
+    flag("--zero_init", action=switch, help="start every residual block as the identity")
+    flag("--dot", type=share, metavar="DELTA",
          help="distillation-oriented training with this difference of momenta: 0.075 in the paper")
-    flag("--test_every", type=positive, default=1, help="epochs between tests (1)")
-    flag("--bf16", action="store_true", help="compute convolutions in bfloat16")
+    flag("--test_every", type=positive, help="epochs between tests (1)")
+    flag("--bf16", dest="bfloat16", action="store_true", help="compute convolutions in bfloat16")
+    parser.set_defaults(**asdict(Recipe()))
     flag("--seed", type=int, default=0, help="the first seed (0)")
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
     flag = parser.add_argument_group("machine and output").add_argument
@@ -125,10 +125,8 @@ def choose_device(gpu_id: str | None, deterministic: bool) -> None:
 
 def recipe_of(options) -> Recipe:
     """The recipe that the flags describe."""
-    names = {"epochs": "train_epoch", "eval_batch_size": "val_batch_size", "bfloat16": "bf16"}
-    given = {f.name: getattr(options, names.get(f.name, f.name), None) for f in fields(Recipe)}
-    given["decay_points"] = tuple(options.decay_points)
-    return replace(Recipe(), **{name: value for name, value in given.items() if value is not None})
+    given = {field.name: getattr(options, field.name) for field in fields(Recipe)}
+    return Recipe(**given | {"decay_points": tuple(options.decay_points)})
 
 
 def load_data(options) -> Dataset:
@@ -139,7 +137,7 @@ def load_data(options) -> Dataset:
 
 def load_network(path, architecture, options, data):
     """A checkpoint for this data, computing as the flags say."""
-    dtype = jax.numpy.bfloat16 if options.bf16 else jax.numpy.float32
+    dtype = jax.numpy.bfloat16 if options.bfloat16 else jax.numpy.float32
     return checkpoint.load_network(path, architecture, data.num_classes, dtype)[0]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from kdlib import models
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.progress import Progress
@@ -63,10 +64,8 @@ class Recipe:
 
     def optimizer(self, steps_per_epoch: int) -> optax.GradientTransformation:
         """SGD as described above."""
-        mask = (
-            None if self.decay_all else functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-        )
-        decay = optax.add_decayed_weights(self.weight_decay, mask)
+        kernels = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+        decay = optax.add_decayed_weights(self.weight_decay, None if self.decay_all else kernels)
         schedule = self.schedule(steps_per_epoch)
         if self.dot:
             return dot(decay, schedule, self.momentum, self.dot)
@@ -95,11 +94,26 @@ class Modules(nnx.Module):
             setattr(self, name, module)
 
 
+def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: Recipe):
+    """A function that makes networks for this data from a name (None: the student's) and a seed."""
+
+    def make(name: str | None, seed: int) -> nnx.Module:
+        if name is None and callable(student):
+            return student(seed)
+        return models.build(
+            name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
+            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
+        )  # fmt: skip
+
+    return make
+
+
 class Program:
     """The jitted functions of one kind of run; all seeds and epochs share them.
 
     Args:
-        network: makes a network from a name (None: the student's) and a seed.
+        network: makes a network from a name (None: the student's) and a seed, see
+            :func:`networks`.
         data: what is trained and tested on; its arrays move to the device here, once.
         transfer: who teaches.
         recipe: how.
@@ -117,7 +131,10 @@ class Program:
         self.steps = len(data.train) // recipe.batch_size
         self.epochs = recipe.epochs * transfer.generations
         self.optimizer = recipe.optimizer(self.steps)
-        self.pictures = Pictures(jnp.asarray(data.train.images), jnp.asarray(data.train.labels))
+        on_device = lambda split: Pictures(jnp.asarray(split.images), jnp.asarray(split.labels))
+        self.pictures = on_device(data.train)
+        held_out = {"validation": data.validation, "test": data.test}
+        self.splits = {name: on_device(split) for name, split in held_out.items() if split}
         frozen = Modules(transfer.frozen())
         frozen.eval() if not transfer.frozen_training else frozen.train()
         self.frozen_graph, frozen_state = nnx.split(frozen)
@@ -128,7 +145,7 @@ class Program:
         self.eval_graph = nnx.graphdef(modules)
         frozen.eval()
         self.frozen_eval_graph = nnx.graphdef(frozen)
-        self.score = Scorer(self._logits, recipe.eval_batch_size, fused)
+        self.score = scorer(self._logits, recipe.eval_batch_size, fused)
         if fused:
             self.epoch = jax.jit(jax.vmap(self._epoch, in_axes=(0, None, None)))
         else:
@@ -158,6 +175,11 @@ class Program:
         """The network that a run leaves."""
         frozen = nnx.merge(self.frozen_eval_graph, self.frozen)
         return self.transfer.network(self.trained(state), frozen)
+
+    def scores(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Accuracy and loss, ``[seeds, 2]``, on the validation pictures, if any, and the test's."""
+        variables = state.params, state.rest, self.frozen
+        return {k: np.atleast_2d(self.score(variables, *s)) for k, s in self.splits.items()}
 
     def _logits(self, variables, images) -> jax.Array:
         params, rest, frozen = variables
@@ -213,7 +235,7 @@ class Program:
         count = jnp.float32(len(batch.labels))
         values = {"loss": shown.total, **shown.parts}
         sums = {name: sums[name] + count * value for name, value in values.items()} | {
-            "correct": sums["correct"] + (shown.logits.argmax(-1) == batch.labels).sum(),
+            "accuracy": sums["accuracy"] + (shown.logits.argmax(-1) == batch.labels).sum(),
             "count": sums["count"] + count,
         }
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
@@ -226,7 +248,7 @@ class Program:
             return self.objective(state.params, state.rest, frozen, batch)[1][0].parts
 
         names = jax.eval_shape(parts, state, self.frozen, self.pictures)
-        return dict.fromkeys(("loss", *names, "correct", "count"), jnp.zeros((), jnp.float32))
+        return dict.fromkeys(("loss", *names, "accuracy", "count"), jnp.zeros((), jnp.float32))
 
     def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
@@ -249,38 +271,42 @@ class Program:
         return state, sums
 
 
-class Scorer:
-    """Accuracy and negative log-likelihood of a network over a split, the last batch included.
+def scorer(logits: Callable, batch_size: int, fused: bool = False) -> Callable:
+    """A function that tests a network on a split, the last incomplete batch included.
 
     Args:
         logits: a function of variables and uint8 pictures ``[b, h, w, c]``. With ``fused`` the
             variables are ``(params, rest, frozen)``, the first two with a leading axis of seeds.
+        batch_size: pictures per step.
+
+    Returns:
+        A function of variables, pictures and labels to ``[..., 2]``: accuracy (a share) and mean
+        negative log-likelihood (nats); the axis in front is the seeds'.
     """
 
-    def __init__(self, logits: Callable, batch_size: int, fused: bool = False):
-        self.logits, self.batch_size, self.fused = logits, batch_size, fused
-        self.batch = jax.jit(self._batch)
-        self.stack = jax.jit(jax.vmap(self._split, in_axes=((0, 0, None), None, None, None)))
-
-    def _batch(self, variables, images, labels, index):
+    def batch(variables, images, labels, index):
         """Sums over the pictures at ``index`` ``[b]``; negative positions are padding."""
-        logits = self.logits(variables, images[index]).astype(jnp.float32)
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels[index])
-        correct = logits.argmax(-1) == labels[index]
+        scores = logits(variables, images[index]).astype(jnp.float32)
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels[index])
+        correct = scores.argmax(-1) == labels[index]
         return jnp.stack([jnp.where(index >= 0, value, 0).sum() for value in (correct, loss)])
 
-    def _split(self, variables, images, labels, order):
-        body = lambda sums, index: (sums + self._batch(variables, images, labels, index), None)
+    def whole(variables, images, labels, order):
+        body = lambda sums, index: (sums + batch(variables, images, labels, index), None)
         return jax.lax.scan(body, jnp.zeros(2), order)[0]
 
-    def __call__(self, variables, images, labels) -> np.ndarray:
-        """``[..., 2]``: accuracy (a share) and loss (nats); the axis in front is the seeds'."""
-        size = min(self.batch_size, len(labels))
+    stack = jax.jit(jax.vmap(whole, in_axes=((0, 0, None), None, None, None)))
+    step = jax.jit(batch)
+
+    def score(variables, images, labels) -> np.ndarray:
+        size = min(batch_size, len(labels))
         order = np.full(-(-len(labels) // size) * size, -1, np.int32)
         order[: len(labels)] = np.arange(len(labels))
         order = jnp.asarray(order.reshape(-1, size))
-        if self.fused:
-            sums = self.stack(variables, images, labels, order)
+        if fused:
+            sums = stack(variables, images, labels, order)
         else:
-            sums = sum(self.batch(variables, images, labels, index) for index in order)
+            sums = sum(step(variables, images, labels, index) for index in order)
         return np.asarray(sums) / len(labels)
+
+    return score

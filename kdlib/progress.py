@@ -38,7 +38,7 @@ class Progress:
         self.done += pictures
         if self.enabled and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
-            count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "correct"))
+            count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "accuracy"))
             self._show(f"loss {loss / count:.3f}  train {100 * correct / count:.1f} %")
 
     def epoch(self, history: History, epoch: int, epochs: int, seeds: list[int]) -> None:

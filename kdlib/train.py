@@ -1,5 +1,6 @@
 """``fit``, which every notebook and script calls: seeds, epochs, records and resuming."""
 
+import contextlib
 import json
 import pathlib
 import time
@@ -14,11 +15,13 @@ from flax import nnx
 
 from kdlib import checkpoint, history, models
 from kdlib.data import Dataset, Split
+from kdlib.distillers.base import require
 from kdlib.history import History
 from kdlib.models import Outputs
-from kdlib.program import Program, Recipe, Scorer, TrainState
+from kdlib.program import Program, Recipe, TrainState, networks, scorer
 from kdlib.progress import Progress
 from kdlib.transfer import Supervised
+from kdlib.transfer.supervised import shows
 
 
 class Run(NamedTuple):
@@ -47,7 +50,7 @@ def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str
     model.eval()
     graph, state = nnx.split(model)
     images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    score = Scorer(lambda state, images: nnx.merge(graph, state)(images).logits, batch_size)
+    score = scorer(lambda state, images: nnx.merge(graph, state)(images).logits, batch_size)
     accuracy, loss = score(nnx.to_pure_dict(state), images, labels)
     return {"accuracy": float(accuracy), "loss": float(loss)}
 
@@ -99,17 +102,8 @@ def fit(
     transfer = transfer or Supervised()
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     fused = jax.default_backend() != "cpu" if fused is None else fused
-    own = None if isinstance(student, str) else student
-    name = getattr(student, "__name__", "custom") if own else models.canonical(student)
-
-    def network(other: str | None, seed: int) -> nnx.Module:
-        if own and other is None:
-            return own(seed)
-        return models.build(
-            other or name, data.num_classes, mean=data.mean, std=data.std, seed=seed,
-            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
-        )  # fmt: skip
-
+    is_name = isinstance(student, str)
+    name = models.canonical(student) if is_name else getattr(student, "__name__", "custom")
     _check(data, transfer, recipe, seeds)
     config = configuration(name, data, transfer, recipe, seeds)
     recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
@@ -117,20 +111,18 @@ def fit(
         run_dir = pathlib.Path(run_dir).expanduser()
         claim(run_dir, config)
 
-    program = Program(network, data, transfer, recipe, fused)
+    program = Program(networks(student, data, recipe), data, transfer, recipe, fused)
     record = History(config, _protocol(program, data), seeds)
     total = program.epochs * program.steps * recipe.batch_size * len(seeds)
-    shown = Progress(label or f"{name} {transfer.spec}", total, progress)
     students, modules = [], []
-    try:
+    label = label or f"{name} {transfer.spec}"
+    with contextlib.closing(Progress(label, total, progress)) as shown:
         for group in [seeds] if fused else [[seed] for seed in seeds]:
-            state = _train_group(program, data, group, record, run_dir, shown, on_epoch)
+            state = _train_group(program, group, record, run_dir, shown, on_epoch)
             for place in range(len(group)):
                 one = jax.tree.map(lambda leaf: leaf[place], state) if fused else state  # noqa: B023
                 students.append(program.deployed(one))
                 modules.append(program.trained(one))
-    finally:
-        shown.close()
     if run_dir:
         record.save(run_dir / "history.json")
     return Run(record, students, modules)
@@ -146,7 +138,7 @@ def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) 
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 
 
-def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> TrainState:
+def _train_group(program, group, record, run_dir, shown, on_epoch) -> TrainState:
     """Train the seeds of one program from where their checkpoint stands, epoch by epoch."""
     recipe, fused = program.recipe, program.fused
 
@@ -164,11 +156,6 @@ def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> Trai
                 record.curves[curve][record.seeds.index(seed)] = value
         first = metadata["epoch"]
         shown.skip(first * program.steps * recipe.batch_size * len(group))
-    splits = {
-        name: (jnp.asarray(split.images), jnp.asarray(split.labels))
-        for name, split in {"validation": data.validation, "test": data.test}.items()
-        if split is not None
-    }
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs
@@ -177,17 +164,10 @@ def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> Trai
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
         seconds = (time.monotonic() - started) / len(group)
-        scores, variables = {}, (state.params, state.rest, program.frozen)
-        if (epoch + 1) % recipe.test_every == 0 or epoch + 1 == program.epochs:
-            scores = {k: np.atleast_2d(program.score(variables, *s)) for k, s in splits.items()}
+        tested = (epoch + 1) % recipe.test_every == 0 or epoch + 1 == program.epochs
+        scores, count = program.scores(state) if tested else {}, sums.pop("count")
         for place, seed in enumerate(group):
-            count = sums["count"][place]
-            values = {
-                f"train_{name}": sums[name][place] / count
-                for name in sums
-                if name not in ("count", "correct")
-            }
-            values["train_accuracy"] = sums["correct"][place] / count
+            values = {f"train_{k}": total[place] / count[place] for k, total in sums.items()}
             for name, score in scores.items():
                 values[f"{name}_accuracy"], values[f"{name}_loss"] = score[place]
             record.append(seed, values | {"seconds": seconds})
@@ -205,22 +185,14 @@ def _train_group(program, data, group, record, run_dir, shown, on_epoch) -> Trai
 
 
 def _check(data, transfer, recipe, seeds):
-    if recipe.batch_size > len(data.train):
-        raise ValueError(
-            f"a batch of {recipe.batch_size} is larger than the {len(data.train)} training "
-            "pictures: use a smaller batch size"
-        )
-    if len(set(seeds)) != len(seeds) or not seeds:
-        raise ValueError(f"seeds={seeds}: give at least one, each once")
+    size, pictures = recipe.batch_size, len(data.train)
+    require(size <= pictures, f"a batch of {size} is larger than the {pictures} training pictures: "
+            "use a smaller batch size")  # fmt: skip
+    require(0 < len(seeds) == len(set(seeds)), f"seeds={seeds}: give at least one, each once")
     for name, module in transfer.frozen().items():
-        picture = jax.ShapeDtypeStruct((1, *data.image_shape), jnp.uint8)
-        graph, state = nnx.split(module)
-        logits = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x).logits, state, picture)  # noqa: B023
-        if logits.shape[-1] != data.num_classes:
-            raise ValueError(
-                f"the {name} knows {logits.shape[-1]} classes and {data.name} has "
-                f"{data.num_classes}: train a teacher on this data"
-            )
+        known = shows(module, data.image_shape).logits.shape[-1]
+        require(known == data.num_classes, f"the {name} knows {known} classes and {data.name} has "
+                f"{data.num_classes}: train a teacher on this data")  # fmt: skip
 
 
 def _protocol(program: Program, data: Dataset) -> dict:
@@ -247,23 +219,12 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
     if not path.exists():
         history.write_text(path, json.dumps(config, indent=1))
         return
-    there, here = _flat(json.loads(path.read_text())), _flat(config)
+    settings = json.loads(path.read_text()), config
+    there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
     differing = [
         f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key)
     ]
-    if differing:
-        raise ValueError(
-            f"{run_dir} holds another run ({'; '.join(differing)}): choose another folder, or the "
-            "same settings to resume"
-        )
-
-
-def _flat(tree, prefix=""):
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    rows = {}
-    for key, value in tree.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else key)
-    return rows
+    require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): choose another "
+            "folder, or the same settings to resume")  # fmt: skip

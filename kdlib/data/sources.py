@@ -7,16 +7,15 @@ and so on. They are kept in a cache, where a second start finds them without imp
 import difflib
 import hashlib
 import importlib.util
-import json
 import logging
 import os
 import shutil
 import tarfile
-import time
 import urllib.request
 from pathlib import Path, PurePath
 
 import numpy as np
+from tqdm import tqdm
 
 from kdlib.data.folder import stack
 from kdlib.names import unknown
@@ -47,22 +46,16 @@ def cache_dir() -> Path:
 
 def cached(key: str, make):
     """What ``make`` returns, read from the cache if it is there; new content needs a new key."""
-    folder = cache_dir() / "data" / key
-    if not (folder / "info.json").exists():
+    file = cache_dir() / "data" / f"{key}.npz"
+    if not file.exists():
         source, classes, arrays = make()
-        scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
-        scratch.mkdir(parents=True, exist_ok=True)
-        for name, array in arrays.items():
-            np.save(scratch / f"{name}.npy", array)
-        info = {"source": source, "classes": list(classes), "arrays": list(arrays)}
-        (scratch / "info.json").write_text(json.dumps(info))
-        try:
-            scratch.rename(folder)
-        except OSError:  # another process was first; its copy is as good
-            shutil.rmtree(scratch)
-    info = json.loads((folder / "info.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy") for name in info["arrays"]}
-    return info["source"], tuple(info["classes"]), arrays
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_name(f"{key}.{os.getpid()}.npz")
+        np.savez(scratch, source=source, classes=list(classes), **arrays)
+        scratch.replace(file)  # in one step, whoever else makes the same
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    return str(arrays.pop("source")), tuple(arrays.pop("classes").tolist()), arrays
 
 
 def tfds(name: str, data_dir: str | None, image_size: int | None):
@@ -161,17 +154,14 @@ def _download(name) -> Path:
     partial = target.with_suffix(f".{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
     for url in spec["urls"]:
-        host, shown = url.split("/")[2], time.monotonic()
+        host = url.split("/")[2]
         print(f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
               "usually under a minute (40 minutes from cs.toronto.edu)", flush=True)  # fmt: skip
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(partial, "wb") as out:
                 total = int(reply.headers.get("Content-Length") or 0)
-                while chunk := reply.read(1 << 20):
-                    out.write(chunk)
-                    if time.monotonic() - shown > 5:
-                        shown = time.monotonic()
-                        print(f"  {out.tell() / 1e6:.0f} of {total / 1e6:.0f} MB", flush=True)
+                with tqdm.wrapattr(out, "write", total=total, delay=5, mininterval=5) as shown:
+                    shutil.copyfileobj(reply, shown)
             content = partial.read_bytes()
             if hashlib.sha256(content).hexdigest() == spec["sha256"]:
                 return partial.rename(target)

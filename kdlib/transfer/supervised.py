@@ -54,10 +54,15 @@ class Setup(NamedTuple):
         return self.network(name, self.seed + 1000 * number)
 
     def shows(self, network: nnx.Module) -> Outputs:
-        """Shapes of what a network shows for two pictures."""
-        graph, state = nnx.split(network)
-        pictures = jax.ShapeDtypeStruct((2, *self.image_shape), jnp.uint8)
-        return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, pictures)
+        """:func:`shows` for pictures of the data."""
+        return shows(network, self.image_shape)
+
+
+def shows(network: nnx.Module, image_shape: tuple[int, int, int]) -> Outputs:
+    """Shapes of what a network shows for two pictures."""
+    graph, state = nnx.split(network)
+    pictures = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
+    return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, pictures)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
