@@ -14,6 +14,7 @@ from flax import nnx
 from kdlib import checkpoint, distillers, report
 from kdlib.data import Batch
 from kdlib.models import Outputs
+from kdlib.names import require, unknown
 
 FILE = pathlib.Path(__file__).resolve().parent.parent / "notebooks" / "exercises.py"
 
@@ -26,8 +27,7 @@ def answer(exercise: str, given) -> None:
         given: the reader's function or value.
     """
     exercises = runpy.run_path(str(FILE))["EXERCISES"]
-    if exercise not in exercises:
-        raise ValueError(f"no exercise '{exercise}': there are {', '.join(exercises)}")
+    require(exercise in exercises, f"no exercise '{exercise}': there are {', '.join(exercises)}")
     try:
         exercises[exercise](given)
     except NotImplementedError:
@@ -160,8 +160,7 @@ def _invariances(make):
     declared, student, teacher = make().invariances, outputs(0), outputs(1)
     loss = loss_of(make(), student, teacher)
     for change in declared:
-        if change not in CHANGES:
-            raise ValueError(f"unknown invariance '{change}': known are {', '.join(CHANGES)}")
+        require(change in CHANGES, unknown("invariance", change, CHANGES))
         changed = loss(CHANGES[change](student), CHANGES[change](teacher))
         _same(loss(student, teacher), changed, f"it does notice a {change}")
     return "; ".join(declared) or "none claimed"

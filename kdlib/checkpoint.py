@@ -16,6 +16,7 @@ from flax import nnx
 
 from kdlib import models
 from kdlib.history import replacing, write_text
+from kdlib.names import require
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
 SUFFIX = ".safetensors"
@@ -33,9 +34,8 @@ def save_tree(path, tree, metadata: dict) -> None:
 def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
     """Flat arrays and metadata of a file; FileNotFoundError without it, ValueError if damaged."""
     path = pathlib.Path(path)
-    if not path.is_file():
-        here = ", ".join(sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}")))
-        raise FileNotFoundError(f"no checkpoint {path}; {path.parent} holds {here or 'none'}")
+    here = ", ".join(sorted(p.stem for p in path.parent.glob(f"*{SUFFIX}"))) or "none"
+    require(path.is_file(), f"no checkpoint {path}; {path.parent} holds {here}", FileNotFoundError)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -53,8 +53,8 @@ def restore_tree(path, like):
 def _fill(like, arrays, complaint):
     leaves = []
     for name, leaf in named_leaves(like):
-        if name not in arrays or arrays[name].shape != _raw(leaf).shape:
-            raise ValueError(f"{complaint}: '{name}' is missing or has another shape")
+        fits = name in arrays and arrays[name].shape == _raw(leaf).shape
+        require(fits, f"{complaint}: '{name}' is missing or has another shape")
         value = jnp.asarray(arrays[name])
         leaves.append(value if _raw(leaf) is leaf else jax.random.wrap_key_data(value))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -94,16 +94,15 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     path = _with_suffix(path)
     arrays, metadata = load_arrays(path)
     listed = manifest(path.parent).get(path.stem)
-    if listed and listed["sha256"] != sha256(path):
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
-    if "architecture" not in metadata or "classes" not in metadata:
-        raise ValueError(f"{path} holds no network (a training state?): give a network's file")
+    intact = not listed or listed["sha256"] == sha256(path)
+    require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
+    require({"architecture", "classes"} <= metadata.keys(),
+            f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
     held, known = metadata["architecture"], len(metadata["classes"])
-    if architecture and models.canonical(architecture) != held:
-        raise ValueError(f"{path} holds a {held}, not a {models.canonical(architecture)}")
-    if classes and known != classes:
-        raise ValueError(f"{path} knows {known} classes and the data has {classes}: train a "
-                         "teacher on this data, or choose the data it was trained on")  # fmt: skip
+    asked = models.canonical(architecture) if architecture else held
+    require(asked == held, f"{path} holds a {held}, not a {asked}")
+    require(classes in (None, known), f"{path} knows {known} classes and the data has {classes}: "
+            "train a teacher on this data, or choose the data it was trained on")  # fmt: skip
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
     blank = nnx.eval_shape(lambda: models.build(held, known, mean=ones, std=ones, dtype=dtype))
     blank.eval()

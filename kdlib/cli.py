@@ -11,6 +11,7 @@ import jax
 
 from kdlib import checkpoint, metrics, models, plots, report, tensorboard
 from kdlib.data import Dataset, load
+from kdlib.names import require
 from kdlib.train import Recipe, fit
 
 ORIGINAL = """the original cookbook's command works as written:
@@ -152,8 +153,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
 
         student.__name__ = f"{name} from {options.trained_param}"
     run_dir = options.train_path.expanduser()
-    if run_dir.exists() and not run_dir.is_dir():
-        raise NotADirectoryError(f"--train_path {run_dir} is a file: give a folder")
+    is_free = run_dir.is_dir() or not run_dir.exists()
+    require(is_free, f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
               label=getattr(options, "distiller", name),

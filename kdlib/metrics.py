@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdlib.names import require
+
 
 class Interval(NamedTuple):
     """A mean over seeds and the half-width of its 95 % confidence interval (nan for one seed)."""
@@ -47,8 +49,8 @@ def compare(values, baseline) -> tuple[Interval, str]:
         ValueError: the two have different numbers of seeds.
     """
     values, baseline = np.asarray(values, float), np.asarray(baseline, float)
-    if values.shape != baseline.shape:
-        raise ValueError(f"{len(values)} seeds against {len(baseline)}: compare the same seeds")
+    numbers = f"{len(values)} seeds against {len(baseline)}"
+    require(values.shape == baseline.shape, f"{numbers}: compare the same seeds")
     difference = interval(values - baseline)
     if np.isnan(difference.half) or abs(difference.mean) <= difference.half:
         return difference, "inconclusive"

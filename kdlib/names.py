@@ -18,6 +18,12 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} '{name}': {hint}"
 
 
+def require(condition, message: str, error: type[Exception] = ValueError) -> None:
+    """An error unless the condition holds; its one line names the value and what to give."""
+    if not condition:
+        raise error(message)
+
+
 def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
     """The object that text describes: names of a table, settings in brackets, plus signs.
 
@@ -50,16 +56,15 @@ def _build(node, text, kind, table, wrap, own):
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return again(node.left) + again(node.right)
     name = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(name, ast.Name) or getattr(node, "args", None):
-        raise ValueError(f"{kind} '{text}': write it like 'SoftLogits(alpha=0.5) + AT'")
+    plain = isinstance(name, ast.Name) and not getattr(node, "args", None)
+    require(plain, f"{kind} '{text}': write it like 'SoftLogits(alpha=0.5) + AT'")
     given = node.keywords if isinstance(node, ast.Call) else []
     if name.id in own:
         found = load_object(own[name.id])
         if not given and not isinstance(found, type):
             return wrap(found, own[name.id])
-    elif name.id not in table:
-        raise ValueError(unknown(kind, name.id, table))
     else:
+        require(name.id in table, unknown(kind, name.id, table))
         found = table[name.id]
     values, accepted = {}, settings(found)
     for keyword in given:
@@ -70,9 +75,9 @@ def _build(node, text, kind, table, wrap, own):
         except ValueError as error:
             raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
     shared = {k: values.pop(k) for k in ("warmup", "pretrain") if k in values}
-    for setting in values.keys() - accepted.keys():
-        known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values())
-        raise ValueError(f"{name.id} has no setting '{setting}': it takes {known or 'none'}")
+    known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
+    for setting in values:
+        require(setting in accepted, f"{name.id} has no setting '{setting}': it takes {known}")
     made = found(**values)
     made = wrap(made, own[name.id]) if name.id in own else made
     return made.scheduled(**shared) if shared else made
@@ -101,14 +106,13 @@ def load_object(address: str):
     place, _, name = address.rpartition(":")
     if place.endswith(".py"):
         path = pathlib.Path(place).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"no file {path}: give file.py:Name")
+        require(path.is_file(), f"no file {path}: give file.py:Name", FileNotFoundError)
         found = runpy.run_path(str(path))
     else:
         try:
             found = vars(importlib.import_module(place))
         except ModuleNotFoundError as error:
             raise FileNotFoundError(f"no module '{place}': give module:Name") from error
-    if name not in found:
-        raise ValueError(unknown(f"name in {place}", name, (n for n in found if n[0] != "_")))
+    public = [n for n in found if not n.startswith("_")]
+    require(name in found, unknown(f"name in {place}", name, public))
     return found[name]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from kdlib.names import unknown
+from kdlib.names import require, unknown
 from kdlib.program import Recipe
 
 
@@ -94,6 +94,5 @@ def preset(name: str | None = None) -> Preset:
     chosen = name or os.environ.get("KDLIB_PRESET")
     if chosen is None:
         chosen = "workshop" if jax.default_backend() == "cpu" else "full"
-    if chosen not in PRESETS:
-        raise ValueError(unknown("preset", chosen, PRESETS))
+    require(chosen in PRESETS, unknown("preset", chosen, PRESETS))
     return PRESETS[chosen]

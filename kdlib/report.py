@@ -107,9 +107,7 @@ def quality_table(histories: dict[str, History]) -> Table:
     rows = [["method", "ECE (%)", "NLL", "Brier", "agreement (%)", "KL to teacher", "CKA"]]
     for name, history in histories.items():
         values = [unit * np.mean(history.final[key]) for key, unit in QUALITY.items()]
-        rows.append(
-            [name, *(f"{value:.1f}" if abs(value) > 9 else f"{value:.2f}" for value in values)]
-        )
+        rows.append([name, *(f"{value:.{1 if abs(value) > 9 else 2}f}" for value in values)])
     return markdown(rows)
 
 
@@ -122,13 +120,10 @@ def gap_closed(accuracy, baseline, teacher: float | None) -> str:
 
 def markdown(rows: list[list[str]]) -> Table:
     """Rows of text (the first is the head) as a Markdown table, padded to line up."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return Table("\n".join([lines[0], rule, *lines[1:]]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *lines = (f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return Table("\n".join([head, f"|{rule}|", *lines]))
 
 
 def protocol(history: History) -> str:

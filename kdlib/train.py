@@ -15,9 +15,9 @@ from flax import nnx
 
 from kdlib import checkpoint, history, models
 from kdlib.data import Dataset, Split
-from kdlib.distillers.base import require
 from kdlib.history import History
 from kdlib.models import Outputs
+from kdlib.names import require
 from kdlib.program import Program, Recipe, TrainState, networks, scorer
 from kdlib.progress import Progress
 from kdlib.transfer import Supervised

@@ -5,6 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
+from kdlib.names import require
+
 
 @dataclass(frozen=True)
 class Split:
@@ -82,9 +84,8 @@ class Dataset:
 
 def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``count`` positions, as equal a number of each class as there are pictures for, sorted."""
-    if not 0 < count < len(labels):
-        raise ValueError(f"{count} pictures asked of {len(labels)} training pictures: "
-                         f"give a number from 1 to {len(labels) - 1}")  # fmt: skip
+    require(0 < count < len(labels), f"{count} pictures asked of {len(labels)} training pictures: "
+            f"give a number from 1 to {len(labels) - 1}")  # fmt: skip
     order = np.random.default_rng([seed, count]).permutation(len(labels))
     same = labels[order, None] == np.unique(labels)  # (n, classes)
     rank = (same.cumsum(0) * same).sum(1)  # (n,), place of a picture among those of its class

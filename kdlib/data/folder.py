@@ -4,6 +4,8 @@ import pathlib
 
 import numpy as np
 
+from kdlib.names import require
+
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm"}
 
 
@@ -15,21 +17,19 @@ def folder(path: pathlib.Path, image_size: int | None):
     Raises FileNotFoundError if there is no folder or no picture in it, ValueError for fewer than
     two classes, an unreadable picture, or pictures of several sizes and no ``image_size``.
     """
-    if not path.is_dir():
-        raise FileNotFoundError(f"no folder {path}: give a data set's name or a folder of pictures")
+    missing = f"no folder {path}: give a data set's name or a folder of pictures"
+    require(path.is_dir(), missing, FileNotFoundError)
     train = path / "train" if (path / "train").is_dir() else path
     test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
-    if not (rows := _list_pictures(train, classes)):
-        kinds = " ".join(sorted(PICTURES))
-        raise FileNotFoundError(f"no pictures ({kinds}) in sub-folders of {train}: one per class")
-    if len(classes) < 2:
-        raise ValueError(f"{train} has one class, '{classes[0]}': make one sub-folder per class")
+    rows, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
+    missing = f"no pictures ({kinds}) in sub-folders of {train}: one per class"
+    require(rows, missing, FileNotFoundError)
+    require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
     held_out = _list_pictures(test, classes) if test else [row for row in rows if row[2] % 5 == 0]
     splits = {"train": rows if test else [row for row in rows if row[2] % 5], "test": held_out}
-    if not all(splits.values()):
-        raise ValueError(f"{path} leaves no pictures to train or test on: add more, or a test "
-                         "folder")  # fmt: skip
+    left = all(splits.values())
+    require(left, f"{path} leaves no pictures to train or test on: add more, or a test folder")
     arrays = {}
     for split, rows in splits.items():
         arrays[f"{split}_images"] = stack([_open(row[0]) for row in rows], image_size, str(path))
@@ -64,7 +64,6 @@ def stack(pictures, image_size: int | None, where: str) -> np.ndarray:
         images = [np.asarray(image.resize((image_size, image_size))) for image in images]
         pictures = [p[..., None] if p.ndim == 2 else p for p in images]
     shapes = sorted({p.shape for p in pictures})
-    if len(shapes) > 1:
-        some = ", ".join(map(str, shapes[:3]))
-        raise ValueError(f"{where} has pictures of several sizes ({some}): give an image_size")
+    some = ", ".join(map(str, shapes[:3]))
+    require(len(shapes) == 1, f"{where} has pictures of several sizes ({some}): give an image_size")
     return np.stack(pictures).astype(np.uint8)

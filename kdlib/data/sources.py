@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdlib.data.folder import stack
-from kdlib.names import unknown
+from kdlib.names import require, unknown
 
 KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
 CIFAR_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -83,13 +83,12 @@ def _read_tfds(name, root, image_size):
     logging.getLogger("absl").setLevel(logging.ERROR)  # its advice to install OpenCV
     builder, where = tensorflow_datasets.builder(name, data_dir=str(root)), f"TFDS set '{name}'"
     features, keys = builder.info.features, builder.info.supervised_keys
-    if not keys or not isinstance(features[keys[1]], tensorflow_datasets.features.ClassLabel):
-        raise ValueError(f"{where} is no image classification: pick one with a class label")
+    labelled = keys and isinstance(features[keys[1]], tensorflow_datasets.features.ClassLabel)
+    require(labelled, f"{where} is no image classification: pick one with a class label")
     splits = list(builder.info.splits)
     test = next((s for s in ("test", "validation") if s in splits), None)
-    if test is None:
-        raise ValueError(f"{where} has only {splits}: export it as a folder with train/ and test/ "
-                         "and load that")  # fmt: skip
+    require(test, f"{where} has only {splits}: export it as a folder with train/ and test/ and "
+            "load that")  # fmt: skip
     arrays = {}
     for split, theirs in (("train", "train"), ("test", test)):
         examples = builder.as_data_source(split=theirs)
@@ -105,20 +104,17 @@ def _read_tfds(name, root, image_size):
 
 
 def _prepare_tfds(name, root):
-    if name not in KNOWN and difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75):
-        raise ValueError(unknown("data set", name, KNOWN))
-    if importlib.util.find_spec("tensorflow") is None:
-        raise FileNotFoundError(
-            f"TFDS set '{name}' is not prepared in {root}, and preparing it needs TensorFlow: "
-            'run  pip install -e ".[tensorflow]"  once, then try again'
-        )
+    typo = name not in KNOWN and difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75)
+    require(not typo, unknown("data set", name, KNOWN))
+    require(importlib.util.find_spec("tensorflow"), f"TFDS set '{name}' is not prepared in {root}, "
+            'and preparing it needs TensorFlow: run  pip install -e ".[tensorflow]"  once, then '
+            "try again", FileNotFoundError)  # fmt: skip
     import tensorflow
     import tensorflow_datasets
 
     tensorflow.config.set_visible_devices([], "GPU")  # it would take all of the memory for itself
     names = tensorflow_datasets.list_builders()
-    if name not in names:
-        raise ValueError(unknown("data set", name, ["shapes", *names]))
+    require(name in names, unknown("data set", name, ["shapes", *names]))
     print(f"preparing {name} with TFDS in {root}: this downloads it and can take a while",
           flush=True)  # fmt: skip
     try:

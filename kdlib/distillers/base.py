@@ -10,7 +10,7 @@ from jax import Array
 
 from kdlib.data import Batch
 from kdlib.models import Outputs
-from kdlib.names import settings, written
+from kdlib.names import require, settings, written
 
 COMMON = ("warmup", "pretrain")  # settings that every distiller takes beside its own
 
@@ -87,12 +87,6 @@ class Distiller(nnx.Module):
         shared = [k for k in COMMON if getattr(self, k) != getattr(type(self), k)]
         values = {name: getattr(self, name) for name in [*settings(type(self)), *shared]}
         return written(type(self).__name__, values)
-
-
-def require(condition, message: str) -> None:
-    """ValueError unless the condition holds; its one line names the value and what to give."""
-    if not condition:
-        raise ValueError(message)
 
 
 def positive(**settings: float) -> None:

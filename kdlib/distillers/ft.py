@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers.attention import attention_map
-from kdlib.distillers.base import Distiller, convolutions, l2_normalise, mean_square, same_sides
+
+from kdlib.distillers.base import (  # isort: skip
+    Distiller, convolutions, l2_normalise, mean_square, require, same_sides,
+)  # fmt: skip
 
 leaky_relu = lambda x: nnx.leaky_relu(x, 0.1)
 
@@ -45,8 +48,8 @@ class FT(Distiller):
     pretrain, pretrain_ce = 1 / 9, 1.0
 
     def __init__(self, k: float = 0.5, beta: float = 200.0, mode: str = "attention"):
-        if not (0 < k <= 1 and beta > 0 and mode in ("attention", "vector")):
-            raise ValueError(f"{k=}, {beta=}, {mode=}: give 0 < k <= 1, 0 < beta, a known mode")
+        known = 0 < k <= 1 and beta > 0 and mode in ("attention", "vector")
+        require(known, f"{k=}, {beta=}, {mode=}: give 0 < k <= 1, 0 < beta, a known mode")
         self.k, self.mode = float(k), mode
         self.beta = self.weight = float(beta)
 

@@ -4,8 +4,7 @@ import re
 
 from kdlib import distillers
 from kdlib.distillers import DISTILLERS
-from kdlib.distillers.base import require
-from kdlib.names import read, unknown
+from kdlib.names import read, require, unknown
 from kdlib.transfer.born_again import BornAgain, Ensemble
 from kdlib.transfer.byot import BYOT
 from kdlib.transfer.cs_kd import CSKD

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.distillers.base import require
 from kdlib.models import Outputs
+from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 

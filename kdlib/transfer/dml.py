@@ -5,7 +5,7 @@ import itertools
 import jax
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.distillers.base import require
+from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Loss, Setup, Supervised
 

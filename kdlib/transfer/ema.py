@@ -3,7 +3,7 @@
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.distillers.base import require
+from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
 from kdlib.transfer.supervised import Setup, Supervised
 

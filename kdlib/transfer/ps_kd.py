@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import require
+from kdlib.names import require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 
 
