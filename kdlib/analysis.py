@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from kdlib.data import Dataset
-from kdlib.distillers import Distiller, soft_logit_loss
+from kdlib.distillers import SoftLogits
 from kdlib.program import Program, Recipe, networks
 from kdlib.progress import Progress
 from kdlib.transfer import Offline, Supervised
@@ -67,7 +67,7 @@ class Setting(nnx.Variable):
     """A number that programs take as an argument, so that one program serves many values of it."""
 
 
-class SweptSoftLogits(Distiller):
+class SweptSoftLogits(SoftLogits):
     """Soft logits whose temperature and share are part of the state."""
 
     def __init__(self):
@@ -75,16 +75,6 @@ class SweptSoftLogits(Distiller):
 
     def weights(self, progress):
         return 1 - self.alpha[...], self.alpha[...]
-
-    def knowledge(self, student, teacher, labels):
-        return soft_logit_loss(
-            student_logits=student.logits, teacher_logits=teacher.logits,
-            temperature=self.temperature[...],
-        )  # fmt: skip
-
-    @property
-    def spec(self) -> str:
-        return "SoftLogits, swept"
 
 
 def sweep(

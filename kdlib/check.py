@@ -106,7 +106,7 @@ def _same(a, b, message):
     assert np.allclose(a, b, rtol=2e-4, atol=1e-6), f"{message}: {a} and {b}"
 
 
-def _zero_at_match(make):
+def _zero_at_a_match(make):
     x, other = outputs(0), outputs(1)
     value, usual = float(loss_of(make(), x, x)(x, x)), float(loss_of(make(), x, other)(x, other))
     if not make().zero_at_match:
@@ -135,7 +135,7 @@ def _extremes(make):
     return f"finite for {', '.join(EXTREMES)}"
 
 
-def _order(make):
+def _batch_order(make):
     if not make().any_order:
         return "not claimed"
     student, teacher, order = outputs(0), outputs(1), jnp.array([2, 0, 3, 1])
@@ -146,7 +146,7 @@ def _order(make):
     return "the same in any order of the batch"
 
 
-def _compiled(make):
+def _jit_and_vmap(make):
     pairs = [(outputs(2 * i), outputs(2 * i + 1)) for i in range(3)]
     loss = loss_of(make(), *pairs[0])
     eager = jnp.stack([loss(*pair) for pair in pairs])
@@ -177,15 +177,8 @@ def _state(make):
     return f"{len(jax.tree.leaves(loss.state))} arrays saved and restored bit for bit"
 
 
-CONTRACT: dict[str, Callable] = {
-    "zero at a match": _zero_at_match,
-    "gradient": _gradient,
-    "extremes": _extremes,
-    "batch order": _order,
-    "jit and vmap": _compiled,
-    "invariances": _invariances,
-    "state": _state,
-}
+PROMISES = _zero_at_a_match, _gradient, _extremes, _batch_order, _jit_and_vmap, _invariances, _state
+CONTRACT = {test.__name__.strip("_").replace("_", " "): test for test in PROMISES}
 
 
 def check_distiller(given) -> report.Table:

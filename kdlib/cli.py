@@ -24,16 +24,10 @@ the same command again resumes. Without a network, in a minute:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and exit status 2."""
+    """An argument parser whose errors :func:`run` shows."""
 
     def error(self, message):
-        fail(message)
-
-
-def fail(message) -> None:
-    """End with one line on stderr and exit status 2."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(2)
+        raise ValueError(message)
 
 
 def run(main) -> None:
@@ -41,7 +35,8 @@ def run(main) -> None:
     try:
         main()
     except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        fail(error)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last finished epoch", file=sys.stderr)
         raise SystemExit(130) from None
@@ -146,11 +141,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
     """Train, then leave networks, figures and a summary under ``--train_path``."""
     name = student = models.canonical(name)
     if options.trained_param:
-        load_network(options.trained_param, name, options, data)  # errors come before any training
-
-        def student(seed):
-            return load_network(options.trained_param, name, options, data)
-
+        student = lambda seed: load_network(options.trained_param, name, options, data)
+        student(0)  # errors come before any training
         student.__name__ = f"{name} from {options.trained_param}"
     run_dir = options.train_path.expanduser()
     is_free = run_dir.is_dir() or not run_dir.exists()

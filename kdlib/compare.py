@@ -28,15 +28,13 @@ def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = 
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
-def load_teacher(chosen: Preset, data: Dataset, run_dir=None, progress: bool = True):
+def load_teacher(chosen: Preset, data: Dataset, run_dir=None):
     """The teacher of a preset: its pretrained checkpoint, or one trained here if it has none."""
     if chosen.pretrained:
         path = checkpoint.PRETRAINED / chosen.pretrained
         return checkpoint.load_network(path, chosen.teacher, data.num_classes)[0]
     recipe = chosen.teacher_recipe
-    return fit(
-        chosen.teacher, data, recipe=recipe, run_dir=run_dir, progress=progress, label="teacher"
-    ).student
+    return fit(chosen.teacher, data, recipe=recipe, run_dir=run_dir, label="teacher").student
 
 
 def run_method(
@@ -55,11 +53,9 @@ def run_method(
             return history, None
     folder = out / report.record_file(method).removesuffix(".json")
     run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method)
-    shown = predict(teacher, data.test.images)
-    each = [
-        metrics.quality(predict(student, data.test.images), shown, data.test.labels)
-        for student in run.students
-    ]
+    images, labels = data.test.images, data.test.labels
+    shown = predict(teacher, images)
+    each = [metrics.quality(predict(network, images), shown, labels) for network in run.students]
     run.history.final = {name: [values[name] for values in each] for name in each[0]}
     if record:
         run.history.save(record)

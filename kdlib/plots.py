@@ -7,7 +7,7 @@ colour-blind readers tell apart, and a marker or a line style beside every colou
 import pathlib
 from collections.abc import Sequence
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 
@@ -22,7 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def use_style() -> None:
     """Set matplotlib's defaults for the whole cookbook."""
-    matplotlib.rcParams.update({
+    plt.rcParams.update({
         "figure.dpi": 100, "savefig.dpi": 150, "figure.facecolor": "white", "font.size": 10,
         "savefig.facecolor": "white", "axes.facecolor": "white", "axes.titlesize": 11,
         "legend.fontsize": 9, "figure.constrained_layout.use": True, "axes.spines.top": False,
@@ -33,8 +33,6 @@ def use_style() -> None:
 
 
 def _figure(rows=1, columns=1, size=None, **kwargs):
-    import matplotlib.pyplot as plt
-
     return plt.subplots(rows, columns, figsize=size or (4.2 * columns, 3.2 * rows), **kwargs)
 
 
@@ -116,12 +114,12 @@ def pictures(images, titles: Sequence[str] | None = None, columns: int = 10):
     return figure
 
 
-def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bool = True):
+def attention_maps(images, features: dict[str, Sequence], masks=None):
     """Where networks look: a row per network, a column per picture, one colour scale for all.
 
     ``images`` are uint8 ``[n, h, w, c]``; ``features`` maps names of networks to feature maps, also
-    ``[n, h, w, c]``; ``masks``, bool ``[n, h, w]``, outline the object, and with ``scores`` the
-    share of a map's energy on it is written above.
+    ``[n, h, w, c]``; ``masks``, bool ``[n, h, w]``, outline the object, and the share of a map's
+    energy on it is written above.
     """
     count, rows = len(images), 1 + len(features)
     figure, axes = _figure(rows, count, (1.15 * count + 0.9, 1.25 * rows))
@@ -141,7 +139,6 @@ def attention_maps(images, features: dict[str, Sequence], masks=None, scores: bo
             shown = axis.imshow(energy[column], cmap="magma", vmin=0, vmax=top, extent=extent)
             if masks is not None:
                 axis.contour(masks[column], levels=[0.5], colors="white", linewidths=0.8)
-            if masks is not None and scores:
                 share = metrics.object_share(np.asarray(features[name])[[column]], masks[[column]])
                 axis.set_title(f"{100 * float(share[0]):.0f} %", fontsize=8, pad=2)
     for axis, name in zip(axes[:, 0], ["picture", *features], strict=True):
@@ -198,8 +195,6 @@ def bars(rows: dict[str, Sequence[float]], classes: Sequence[str], ylabel: str):
 
 def save(figure, path) -> None:
     """Write a figure as a crisp PNG and release its memory."""
-    import matplotlib.pyplot as plt
-
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

@@ -1,6 +1,5 @@
 """The jitted functions of training: the recipe, the state, one step, one epoch, scoring."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -217,19 +216,15 @@ class Program:
         params, rest, optimizer = dict(state.params), dict(state.rest), dict(state.optimizer)
         shown = None
         for names in self.transfer.turns or [sorted({*params, *rest})]:
-            objective = functools.partial(
-                self.objective, rest=dict(rest), frozen=frozen, batch=batch
-            )
+            objective = lambda params, rest=dict(rest): self.objective(params, rest, frozen, batch)
             _, back, (loss, moved) = jax.vjp(objective, dict(params), has_aux=True)
             grads = [back(jnp.array(w))[0] for w in ((1.0, 0.0), (0.0, 1.0))] if self.recipe.dot \
                 else back(jnp.ones(2))[0]  # fmt: skip
             rest |= {name: moved[name] for name in names if name in moved}
             for name in filter(optimizer.__contains__, names):
                 mine = [g[name] for g in grads] if self.recipe.dot else grads[name]
-                updates, optimizer[name] = self.optimizer.update(
-                    mine, optimizer[name], params[name]
-                )
-                params[name] = optax.apply_updates(params[name], updates)
+                step, optimizer[name] = self.optimizer.update(mine, optimizer[name], params[name])
+                params[name] = optax.apply_updates(params[name], step)
             shown = shown or loss
         params, rest = self.transfer.after_step(params, rest, state.step)
         count = jnp.float32(len(batch.labels))

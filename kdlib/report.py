@@ -73,6 +73,7 @@ def results_table(
     """
     baseline = baseline or next(iter(histories))
     base = histories[baseline]
+    low = base.last().mean()
     # The median epoch, times the epochs: one slow epoch on a shared machine changes nothing.
     cost = lambda history: np.median(history.curve("seconds")) * history.epochs
     rows = [["method", "test accuracy (%)", "difference", "verdict", "gap closed", "training time",
@@ -84,7 +85,8 @@ def results_table(
         row = [name, str(metrics.interval(accuracy)), "", "", ""]
         if name != baseline:
             difference, verdict = metrics.compare(accuracy, base.last())
-            closed = gap_closed(accuracy, base.last(), teacher)
+            gain, gap = accuracy.mean() - low, teacher and teacher - low
+            closed = f"{100 * gain / gap:.0f} %" if gap and gap > 0 else ""
             row[2:] = [f"{'+' if difference.mean >= 0 else ''}{difference}", verdict, closed]
         facts = history.protocol
         passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
@@ -109,13 +111,6 @@ def quality_table(histories: dict[str, History]) -> Table:
         values = [unit * np.mean(history.final[key]) for key, unit in QUALITY.items()]
         rows.append([name, *(f"{value:.{1 if abs(value) > 9 else 2}f}" for value in values)])
     return markdown(rows)
-
-
-def gap_closed(accuracy, baseline, teacher: float | None) -> str:
-    """Share of the distance from baseline to teacher that a method covers, in per cent."""
-    if teacher is None or teacher <= np.mean(baseline):
-        return ""
-    return f"{100 * (np.mean(accuracy) - np.mean(baseline)) / (teacher - np.mean(baseline)):.0f} %"
 
 
 def markdown(rows: list[list[str]]) -> Table:

@@ -62,9 +62,9 @@ def predict(model: nnx.Module, images, batch_size: int = 250) -> Outputs:
     state = nnx.to_pure_dict(state)
     show = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    weights = {name: jax.device_get(getattr(parts[0], name)) for name in ("head", "norms")}
-    parts = [part._replace(head=(), norms=()) for part in parts]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)._replace(**weights)
+    rows = [tuple(part)[:4] for part in parts]  # the rest, head and norms, are of the network
+    rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+    return Outputs(*rows, *jax.device_get(tuple(parts[0])[4:]))
 
 
 def fit(
@@ -146,20 +146,20 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> TrainState
         states = [program.init(seed + 100_000 * generation) for seed in group]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states) if fused else states[0]
 
-    state, first = start(), 0
+    state, first, places = start(), 0, [record.seeds.index(seed) for seed in group]
     file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))}{checkpoint.SUFFIX}"
     if file and file.exists():
         state, metadata = checkpoint.restore_tree(file, state)
         for curve, values in metadata["curves"].items():
             record.curves.setdefault(curve, [[] for _ in record.seeds])
-            for seed, value in zip(group, values, strict=True):
-                record.curves[curve][record.seeds.index(seed)] = value
+            for place, value in zip(places, values, strict=True):
+                record.curves[curve][place] = value
         first = metadata["epoch"]
         shown.skip(first * program.steps * recipe.batch_size * len(group))
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs
-            state = program.transfer.next_generation(state, start(generation), generation)
+            state = program.transfer.next_generation(state, start(generation))
         started = time.monotonic()
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
@@ -172,10 +172,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> TrainState
                 values[f"{name}_accuracy"], values[f"{name}_loss"] = score[place]
             record.append(seed, values | {"seconds": seconds})
         if file:
-            curves = {
-                name: [curves[record.seeds.index(seed)] for seed in group]
-                for name, curves in record.curves.items()
-            }
+            curves = {k: [curves[i] for i in places] for k, curves in record.curves.items()}
             checkpoint.save_tree(file, state, {"epoch": epoch + 1, "curves": curves})
             record.save(run_dir / "history.json")
         shown.epoch(record, epoch + 1, program.epochs, group)

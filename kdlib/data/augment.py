@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 
 class Batch(NamedTuple):
@@ -19,31 +20,25 @@ class Batch(NamedTuple):
         extra: further views, or what a loss wants of them.
     """
 
-    images: jax.Array
-    labels: jax.Array
-    index: jax.Array | None = None
-    progress: jax.Array | float = 1.0
-    key: jax.Array | None = None
-    targets: jax.Array | None = None
+    images: Array
+    labels: Array
+    index: Array | None = None
+    progress: Array | float = 1.0
+    key: Array | None = None
+    targets: Array | None = None
     extra: Any = None
 
 
 class Pictures(NamedTuple):
     """A training set on the device: uint8 ``[m, h, w, c]``, int32 ``[m]``."""
 
-    images: jax.Array
-    labels: jax.Array
+    images: Array
+    labels: Array
 
 
 def crop_and_flip(
-    key: jax.Array,
-    images: jax.Array,
-    index: jax.Array,
-    *,
-    pad: int = 4,
-    crop: float = 1.0,
-    flip: float = 0.5,
-) -> jax.Array:
+    key: Array, images: Array, index: Array, *, pad: int = 4, crop: float = 1.0, flip: float = 0.5
+) -> Array:
     """Take a batch from the data set, each picture shifted and mirrored on its own.
 
     Selecting, padding by reflection, cropping and flipping are one gather: for every pixel of the
@@ -74,12 +69,12 @@ def crop_and_flip(
     return images[index[:, None, None], row[:, :, None], column[:, None, :]]  # (b, h, w, c)
 
 
-def _reflect(position: jax.Array, size: int) -> jax.Array:
+def _reflect(position: Array, size: int) -> Array:
     """Fold positions outside 0..size-1 back in, the border pixel itself not repeated."""
     return (size - 1) - jnp.abs((size - 1) - jnp.abs(position))
 
 
-def strong(key: jax.Array, images: jax.Array) -> jax.Array:
+def strong(key: Array, images: Array) -> Array:
     """A strongly changed view: turned, sheared, scaled, in other colours, with a hole.
 
     Stands in for RandAugment(2, 10) where a method asks for it; the ranges are like its own
@@ -111,7 +106,7 @@ def strong(key: jax.Array, images: jax.Array) -> jax.Array:
     return jnp.where(hole[..., None], 127.5, picture.clip(0, 255))
 
 
-def mix(key: jax.Array, images: jax.Array, targets: jax.Array, *, alpha: float, cut: bool):
+def mix(key: Array, images: Array, targets: Array, *, alpha: float, cut: bool):
     """Mixup or CutMix: every picture is blended with another of the batch, and so is its target.
 
     Args:

@@ -71,7 +71,9 @@ class BornAgain(Supervised):
         parts = loss.parts | {"knowledge": later(loss.parts["knowledge"])}
         return Loss(task, later(loss.knowledge), parts, student.logits)
 
-    def next_generation(self, state, fresh, generation):
+    def next_generation(self, state, fresh):
+        """The state that starts a generation, given the last one's and a new one."""
+
         def inherit(old, new):
             past = {f"past_{g}": old[f"past_{g - 1}"] for g in range(2, self.generations)}
             return new | past | {"past_1": old["student"]}

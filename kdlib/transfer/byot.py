@@ -47,11 +47,9 @@ class BYOT(Supervised):
         self.alpha, self.temperature, self.beta = alpha, float(temperature), beta
 
     def trained(self, setup: Setup):
-        features = setup.shows(setup.student).features
-        return {
-            f"exit_{i}": Exit(features[i], features[-1], setup.classes, setup.rngs)
-            for i in range(1, len(features) - 1)
-        }
+        _, *early, last = setup.shows(setup.student).features
+        make = lambda feature: Exit(feature, last, setup.classes, setup.rngs)
+        return {f"exit_{i}": make(feature) for i, feature in enumerate(early, 1)}
 
     def loss(self, trained, frozen, batch):
         student = trained.student(batch.images)
@@ -60,9 +58,8 @@ class BYOT(Supervised):
         for i, feature in enumerate(student.features[1:-1], 1):
             early, logits = getattr(trained, f"exit_{i}")(feature)
             ces.append(cross_entropy(logits, batch.labels))
-            lesson += self.alpha * soft_logit_loss(
-                student_logits=logits, teacher_logits=last.logits, temperature=self.temperature
-            )
+            pair = {"student_logits": logits, "teacher_logits": last.logits}
+            lesson += self.alpha * soft_logit_loss(**pair, temperature=self.temperature)
             lesson += self.beta * ((early - last.features[-1]) ** 2).mean()
         parts = {"cross_entropy": ces[0], "knowledge": lesson}
         return Loss((1 - self.alpha) * sum(ces), lesson, parts, student.logits)

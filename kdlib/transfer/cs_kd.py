@@ -46,7 +46,6 @@ class CSKD(Supervised):
         partner = jax.lax.stop_gradient(trained.student(batch.extra).logits)
         logits = trained.student(batch.images).logits
         ce = cross_entropy(logits, batch.labels)
-        lesson = soft_logit_loss(
-            student_logits=logits, teacher_logits=partner, temperature=self.temperature
-        )
+        pair = {"student_logits": logits, "teacher_logits": partner}
+        lesson = soft_logit_loss(**pair, temperature=self.temperature)
         return Loss(ce, self.weight * lesson, {"cross_entropy": ce, "knowledge": lesson}, logits)

@@ -1,5 +1,7 @@
 """Data-distortion guided self-distillation: two views of a picture should get the same answer."""
 
+import functools
+
 import jax
 
 from kdlib.data import Batch
@@ -38,13 +40,10 @@ class DDGSD(Supervised):
     def loss(self, trained, frozen, batch):
         a, b = trained.student(batch.images), trained.student(batch.extra)
         ce = (cross_entropy(a.logits, batch.labels) + cross_entropy(b.logits, batch.labels)) / 2
-        lesson = sum(
-            soft_logit_loss(
-                student_logits=one.logits, teacher_logits=jax.lax.stop_gradient(other.logits),
-                temperature=self.temperature,
-            )
-            for one, other in ((a, b), (b, a))
-        )  # fmt: skip
+        fixed_a, fixed_b = jax.lax.stop_gradient((a.logits, b.logits))
+        divergence = functools.partial(soft_logit_loss, temperature=self.temperature)
+        lesson = divergence(student_logits=a.logits, teacher_logits=fixed_b)
+        lesson += divergence(student_logits=b.logits, teacher_logits=fixed_a)
         distance = ((a.embedding.mean(0) - b.embedding.mean(0)) ** 2).sum()
         parts = {"cross_entropy": ce, "knowledge": lesson}
         return Loss(ce, lesson + self.mmd * distance, parts, a.logits)

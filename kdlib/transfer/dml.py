@@ -47,11 +47,8 @@ class DML(Supervised):
         nets = {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
         everyone = {"student": setup.student, **nets}
         distiller = self.distiller or SoftLogits(temperature=1.0, alpha=1.0, gamma=1.0)
-        lessons = {
-            f"distiller_{i}_{j}": prepared(distiller, setup, everyone[i], everyone[j])
-            for i, j in self.pairs
-        }
-        return nets | lessons
+        lesson = lambda i, j: prepared(distiller, setup, everyone[i], everyone[j])
+        return nets | {f"distiller_{i}_{j}": lesson(i, j) for i, j in self.pairs}
 
     def loss(self, trained, frozen, batch):
         shows = {name: getattr(trained, name)(batch.images) for name in self.names}

@@ -82,13 +82,10 @@ class KDCL(Supervised):
         nets = [trained.student, *peers]
         views = [batch.images, *batch.extra]
         logits = jnp.stack([net(x).logits for net, x in zip(nets, views, strict=True)])
-        target = collaborative_target(
-            logits=jax.lax.stop_gradient(logits), labels=batch.labels, target=self.target
-        )
+        fixed = jax.lax.stop_gradient(logits)
+        target = collaborative_target(logits=fixed, labels=batch.labels, target=self.target)
         ces = [cross_entropy(z, batch.labels) for z in logits]
-        lessons = [
-            soft_logit_loss(student_logits=z, teacher_logits=target, temperature=self.temperature)
-            for z in logits
-        ]
+        teacher = {"teacher_logits": target, "temperature": self.temperature}
+        lessons = [soft_logit_loss(student_logits=z, **teacher) for z in logits]
         parts = {"cross_entropy": ces[0], "knowledge": lessons[0]}
         return Loss((1 - self.alpha) * sum(ces), self.alpha * sum(lessons), parts, logits[0])

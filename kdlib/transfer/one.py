@@ -68,11 +68,9 @@ class ONE(Supervised):
         gated = (gate.T[..., None] * jnp.stack(logits)).sum(0)  # (n, k)
         ces = [cross_entropy(z, batch.labels) for z in logits]
         gated_ce = cross_entropy(gated, batch.labels)
-        teacher = jax.lax.stop_gradient(gated)
-        lesson = sum(
-            soft_logit_loss(student_logits=z, teacher_logits=teacher, temperature=self.temperature)
-            for z in logits
-        )
+        fixed = jax.lax.stop_gradient(gated)
+        teacher = {"teacher_logits": fixed, "temperature": self.temperature}
+        lesson = sum(soft_logit_loss(student_logits=z, **teacher) for z in logits)
         ramp = jnp.exp(-5 * (1 - jnp.minimum(batch.progress / self.ramp, 1)) ** 2)
         parts = {"cross_entropy": ces[0], "knowledge": lesson, "gated_cross_entropy": gated_ce}
         return Loss(sum(ces) + gated_ce, ramp * lesson, parts, logits[0])

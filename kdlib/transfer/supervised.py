@@ -72,12 +72,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy(logits, labels).mean()
 
 
-def moving_average(average: dict, new: dict, decay: float, step: jax.Array) -> dict:
-    """``decay · average + (1 − decay) · new``, with a shorter memory in the first steps."""
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-    return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, average, new)
-
-
 class Supervised:
     """Plain training with cross-entropy: a teacher's own training, and every student's baseline.
 
@@ -157,14 +151,10 @@ class Supervised:
         """Changes to the state that are no gradient steps; both are dicts by module."""
         if "average" not in params:
             return params, rest
-        follow = lambda tree: (
-            tree | {"average": moving_average(tree["average"], tree["student"], self.average, step)}
-        )
-        return follow(params), follow(rest)
-
-    def next_generation(self, state, fresh, generation: int):
-        """The state that starts a generation (from 1), given the last one's and a new one."""
-        raise NotImplementedError
+        decay = jnp.minimum(self.average, (1 + step) / (10 + step))  # a shorter memory at first
+        mean = lambda average, new: decay * average + (1 - decay) * new
+        move = lambda tree: tree | {"average": jax.tree.map(mean, tree["average"], tree["student"])}
+        return move(params), move(rest)
 
     def network(self, trained: nnx.Module, frozen: nnx.Module) -> nnx.Module:
         """The network to test and to use: the student, unless the method says otherwise."""

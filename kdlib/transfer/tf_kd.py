@@ -55,10 +55,8 @@ class TfKD(Supervised):
 
     def loss(self, trained, frozen, batch):
         logits = trained.student(batch.images).logits
-        teacher = virtual_teacher(
-            labels=batch.labels, classes=logits.shape[-1], temperature=self.temperature,
-            how=self.virtual_teacher,
-        )  # fmt: skip
+        kind = {"temperature": self.temperature, "how": self.virtual_teacher}
+        teacher = virtual_teacher(labels=batch.labels, classes=logits.shape[-1], **kind)
         divergence = (teacher * (jnp.log(teacher) - jax.nn.log_softmax(logits))).mean()
         ce = cross_entropy(logits, batch.labels)
         parts = {"cross_entropy": ce, "knowledge": divergence}
