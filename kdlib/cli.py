@@ -64,8 +64,7 @@ def training_parser(prog: str, description: str) -> Parser:
     switch = argparse.BooleanOptionalAction
     # fmt: off
     flag = parser.add_argument_group("data").add_argument
-    flag("--dataset", default="CIFAR10",
-         help="TFDS name, shapes, or a folder of pictures per class (%(default)s)")
+    flag("--dataset", default="CIFAR10", help="TFDS name, shapes, or a folder (%(default)s)")
     flag("--data_path", help="folder of prepared TFDS sets (~/tensorflow_datasets)")
     flag("--subset", type=positive, help="train on so many pictures only")
     flag("--validation", type=positive, default=0, help="hold out so many training pictures")
@@ -74,14 +73,12 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--train_epoch", dest="epochs", type=positive, metavar="EPOCHS", help="200")
     flag("--batch_size", type=positive, help="128")
     flag("--learning_rate", type=above_zero, help="0.1")
-    flag("--decay_points", type=share, nargs="*", metavar="SHARE",
-         help="when the rate drops, shares of the run: 0.3 0.6 0.8")
+    flag("--decay_points", type=share, nargs="*", help="when the rate drops: 0.3 0.6 0.8")
     flag("--decay_rate", type=above_zero, help="by what factor: 0.2")
     flag("--weight_decay", type=share, help="5e-4")
     flag("--val_batch_size", dest="eval_batch_size", type=positive, help="250")
     flag("--zero_init", action=switch, help="start every residual block as the identity")
-    flag("--dot", type=share, metavar="DELTA",
-         help="distillation-oriented training with this difference of momenta: 0.075 in the paper")
+    flag("--dot", type=share, help="distillation-oriented training: 0.075 in the paper")
     flag("--test_every", type=positive, help="epochs between tests (1)")
     flag("--bf16", dest="bfloat16", action="store_true", help="compute convolutions in bfloat16")
     parser.set_defaults(**asdict(Recipe()))
@@ -89,14 +86,11 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
     flag = parser.add_argument_group("machine and output").add_argument
     flag("--gpu_id", help="which GPU; noted and ignored without one")
-    flag("--deterministic", action="store_true",
-         help="bit-identical runs on a GPU too (a CPU always is)")
-    flag("--train_path", default="runs/test", type=pathlib.Path,
-         help="folder of the run (%(default)s); a run in it is resumed")
+    flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
+    flag("--train_path", default="runs/test", type=pathlib.Path, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
     flag("--trained_param", help="start from the weights of this checkpoint")
-    flag("--publish", metavar="NAME",
-         help="also save the first seed's network in pretrained/ under this name")
+    flag("--publish", help="also save the first seed's network in pretrained/ by this name")
     # fmt: on
     return parser
 

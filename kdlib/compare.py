@@ -16,7 +16,7 @@ from kdlib import checkpoint, cli, metrics, plots, report, transfer
 from kdlib.data import Dataset
 from kdlib.history import History, write_text
 from kdlib.presets import PRESETS, TABLES, Preset, preset
-from kdlib.train import Run, configuration, evaluate, fit, predict
+from kdlib.train import configuration, evaluate, fit, predict
 
 
 def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = None) -> Dataset:
@@ -37,16 +37,15 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None):
     return fit(chosen.teacher, data, recipe=recipe, run_dir=run_dir, label="teacher").student
 
 
-def run_method(
-    method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, seeds: int,
-    record: pathlib.Path | None = None,
-) -> tuple[History, Run | None]:  # fmt: skip
+def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record):
     """Train one method, or take its record where the same run has left one.
+
+    ``record`` is the record's file, or None to train in any case.
 
     Returns:
         The record, with the quality of its networks on the test set, and the run if there was one.
     """
-    who = transfer.make(method, teacher)
+    who, seeds = transfer.make(method, teacher), chosen.seeds
     if record and record.exists():
         history = History.load(record)
         if history.config == configuration(chosen.student, data, who, chosen.recipe, seeds):
@@ -62,14 +61,10 @@ def run_method(
     return run.history, run
 
 
-def write_report(
-    histories: dict[str, History], runs: dict[str, Run], data: Dataset, teacher, out: pathlib.Path
-) -> str:
+def write_report(histories: dict[str, History], runs: dict, data: Dataset, teacher, out) -> str:
     """The tables of finished runs. They, the figures and the records behind them go to ``out``."""
-    plots.use_style()
     accuracy = evaluate(teacher, data.test)["accuracy"]
-    records = report.Records(accuracy, histories)
-    records.save(out)
+    report.Records(accuracy, histories).save(out)
     if len(histories) <= len(plots.COLOURS):
         plots.save(plots.curves(histories, teacher=accuracy), out / "curves.png")
     last = {name: history.last() for name, history in histories.items()}
@@ -90,13 +85,11 @@ def _parser() -> argparse.ArgumentParser:
                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--table", choices=TABLES, default="demo", help="which methods (demo)")
-    add("--methods", nargs="+", metavar="METHOD",
-        help="these instead: 'plain', distillers, other methods, file.py:Name")  # fmt: skip
+    add("--methods", nargs="+", help="these instead: plain, a method, file.py:Name")
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add("--labels", type=cli.positive, nargs="+", metavar="N",
-        help="labelled pictures in place of the preset's; several give a curve")  # fmt: skip
+    add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
     add("--figures", type=pathlib.Path, help="for tables, figures and records (--out/figures)")
@@ -115,8 +108,7 @@ def run_table(options, chosen: Preset, labels: int | None, out: pathlib.Path, fi
     for method in options.methods or chosen.table(options.table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
-        seeds = options.seeds or chosen.seeds
-        histories[method], run = run_method(method, chosen, data, teacher, out, seeds, record)
+        histories[method], run = run_method(method, chosen, data, teacher, out, record)
         runs |= {method: run} if demo else {}
     return histories, write_report(histories, runs, data, teacher, figures)
 
@@ -124,9 +116,10 @@ def run_table(options, chosen: Preset, labels: int | None, out: pathlib.Path, fi
 def main(arguments=None) -> None:
     """The command line."""
     options = _parser().parse_args(arguments)
+    plots.use_style()
     chosen = preset(options.preset)
-    if options.epochs:
-        chosen = replace(chosen, recipe=replace(chosen.recipe, epochs=options.epochs))
+    recipe = replace(chosen.recipe, epochs=options.epochs or chosen.recipe.epochs)
+    chosen = replace(chosen, recipe=recipe, seeds=options.seeds or chosen.seeds)
     for method in options.methods or chosen.table(options.table):
         transfer.make(method)  # a wrong name ends here, before anything is trained
     out = options.out or pathlib.Path("runs") / options.table
@@ -136,7 +129,6 @@ def main(arguments=None) -> None:
         found[labels], text = run_table(options, chosen, labels, out / part, figures / part)
         print(f"\n{text}\n")
     if len(found) > 1:
-        plots.use_style()
         plots.save(plots.efficiency(found), figures / "efficiency.png")
     print(f"figures and records: {figures}/")
 
