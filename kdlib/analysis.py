@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from kdlib.data import Dataset
@@ -31,7 +32,7 @@ def gradient_ratio(
     Args:
         student: a network's name.
         data, transfer, recipe: as in :func:`kdlib.fit`.
-        at: shares of the run at which to measure.
+        at: shares of the run at which to measure, 0 to 1.
         batches: how many to average over.
         seed: of the run.
 
@@ -46,20 +47,17 @@ def gradient_ratio(
         loss = lambda params: program.objective(params, state.rest, program.frozen, batch)
         _, back, _ = jax.vjp(loss, state.params, has_aux=True)
         sides = [back(jnp.array(side))[0]["student"] for side in ((1.0, 0.0), (0.0, 1.0))]
-        return jnp.stack([jnp.sqrt(sum((x**2).sum() for x in jax.tree.leaves(g))) for g in sides])
+        return jnp.stack([optax.global_norm(side) for side in sides])
 
     state, found, quiet = program.init(seed), {}, Progress("", 1, enabled=False)
-    points = {share: min(round(share * program.epochs), program.epochs) for share in at}
-    for epoch in range(max(points.values()) + 1):
-        if epoch in points.values():
-            # At the very end there is no next step: measure the last epoch's batches once more.
-            first = state.step - (program.steps if epoch == program.epochs else 0)
-            each = [norms(state._replace(step=first + i)) for i in range(batches)]
-            task, lesson = np.asarray(each, float).mean(0)
-            ratio = float(lesson / task) if task else float("inf")
-            found |= {share: ratio for share, point in points.items() if point == epoch}
-        if epoch < max(points.values()):
+    for share in sorted(at):
+        while state.step < round(share * program.epochs) * program.steps:
             state, _ = program.run_epoch(state, quiet)
+        # At the very end there is no next step: measure the last epoch's batches once more.
+        first = min(state.step, (program.epochs - 1) * program.steps)
+        each = [norms(state._replace(step=first + i)) for i in range(batches)]
+        task, lesson = np.asarray(each, float).mean(0)
+        found[share] = float(lesson / task) if task else float("inf")
     return found
 
 

@@ -144,7 +144,8 @@ class Program:
         self.eval_graph = nnx.graphdef(modules)
         frozen.eval()
         self.frozen_eval_graph = nnx.graphdef(frozen)
-        self.score = scorer(self._logits, recipe.eval_batch_size, fused)
+        logits = lambda variables, images: self.deployed(*variables)(images).logits
+        self.score = scorer(logits, recipe.eval_batch_size, fused)
         if fused:
             self.epoch = jax.jit(jax.vmap(self._epoch, in_axes=(0, None, None)))
         else:
@@ -170,21 +171,15 @@ class Program:
         """The modules of a state, in evaluation mode."""
         return nnx.merge(self.eval_graph, state.params, state.rest)
 
-    def deployed(self, state: TrainState) -> nnx.Module:
-        """The network that a run leaves."""
-        frozen = nnx.merge(self.frozen_eval_graph, self.frozen)
-        return self.transfer.network(self.trained(state), frozen)
+    def deployed(self, params: dict, rest: dict, frozen: dict) -> nnx.Module:
+        """The network that these variables make: what is tested, and what a run leaves."""
+        trained = nnx.merge(self.eval_graph, params, rest)
+        return self.transfer.network(trained, nnx.merge(self.frozen_eval_graph, frozen))
 
     def scores(self, state: TrainState) -> dict[str, np.ndarray]:
         """Accuracy and loss, ``[seeds, 2]``, on the validation pictures, if any, and the test's."""
         variables = state.params, state.rest, self.frozen
         return {k: np.atleast_2d(self.score(variables, *s)) for k, s in self.splits.items()}
-
-    def _logits(self, variables, images) -> jax.Array:
-        params, rest, frozen = variables
-        trained = nnx.merge(self.eval_graph, params, rest)
-        network = self.transfer.network(trained, nnx.merge(self.frozen_eval_graph, frozen))
-        return network(images).logits
 
     def _order(self, state: TrainState) -> jax.Array:
         """This epoch's shuffled positions in the training set, ``[steps, b]``."""

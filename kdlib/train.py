@@ -121,7 +121,7 @@ def fit(
             state = _train_group(program, group, record, run_dir, shown, on_epoch)
             for place in range(len(group)):
                 one = jax.tree.map(lambda leaf: leaf[place], state) if fused else state  # noqa: B023
-                students.append(program.deployed(one))
+                students.append(program.deployed(one.params, one.rest, program.frozen))
                 modules.append(program.trained(one))
     if run_dir:
         record.save(run_dir / "history.json")

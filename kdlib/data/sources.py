@@ -115,8 +115,7 @@ def _prepare_tfds(name, root):
     tensorflow.config.set_visible_devices([], "GPU")  # it would take all of the memory for itself
     names = tensorflow_datasets.list_builders()
     require(name in names, unknown("data set", name, ["shapes", *names]))
-    print(f"preparing {name} with TFDS in {root}: this downloads it and can take a while",
-          flush=True)  # fmt: skip
+    print(f"preparing {name} with TFDS in {root}: this can take a while", flush=True)
     try:
         tensorflow_datasets.builder(name, data_dir=str(root)).download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader does
