@@ -10,8 +10,9 @@ from flax import nnx
 
 from kdlib.data import Dataset
 from kdlib.distillers import SoftLogits
-from kdlib.program import Program, Recipe, networks
+from kdlib.program import Program, Recipe
 from kdlib.progress import Progress
+from kdlib.train import networks
 from kdlib.transfer import Offline, Supervised
 
 

@@ -1,4 +1,13 @@
-"""Command lines of the three scripts: the original cookbook's flags, and ours."""
+"""Command lines of the three scripts: the original cookbook's flags, and ours.
+
+the original cookbook's command works as written:
+  python train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 \\
+      --teacher_param pretrained/res56_c10 --distiller SoftLogits --transfer Offline \\
+      --dataset CIFAR10 --train_path ~/test
+the same command again resumes. Without a network, in a minute:
+  python train_w_kd.py --student_arch ResNet8x0.5 --teacher_param pretrained/shapes_res20x0.5 \\
+      --dataset shapes --subset 256 --batch_size 32 --train_epoch 20 --train_path runs/shapes
+"""
 
 import argparse
 import contextlib
@@ -14,13 +23,7 @@ from kdlib.data import Dataset, load
 from kdlib.names import require
 from kdlib.train import Recipe, fit
 
-ORIGINAL = """the original cookbook's command works as written:
-  python train_w_kd.py --gpu_id 2 --student_arch ResNet32 --teacher_arch ResNet56 \\
-      --teacher_param pretrained/res56_c10 --distiller SoftLogits --transfer Offline \\
-      --dataset CIFAR10 --train_path ~/test
-the same command again resumes. Without a network, in a minute:
-  python train_w_kd.py --student_arch ResNet8x0.5 --teacher_param pretrained/shapes_res20x0.5 \\
-      --dataset shapes --subset 256 --batch_size 32 --train_epoch 20 --train_path runs/shapes"""
+EXAMPLES = __doc__.partition("\n\n")[2]  # what --help ends with
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +62,7 @@ above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number a
 
 def training_parser(prog: str, description: str) -> Parser:
     """The flags that ``train.py`` and ``train_w_kd.py`` share."""
-    parser = Parser(prog=prog, usage="%(prog)s [options]", description=description, epilog=ORIGINAL,
+    parser = Parser(prog=prog, usage="%(prog)s [options]", description=description, epilog=EXAMPLES,
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     switch = argparse.BooleanOptionalAction
     # fmt: off
@@ -105,12 +108,11 @@ def choose_device(gpu_id: str | None, deterministic: bool) -> None:
     gpus = {}
     with contextlib.suppress(RuntimeError):  # JAX was built without GPUs or finds none
         gpus = {str(gpu.id): gpu for gpu in jax.devices("gpu")}
-    if not gpus:
-        print(f"--gpu_id {gpu_id}: this machine has no GPU that JAX can use; running on the CPU")
-    elif gpu_id not in gpus:
-        raise ValueError(f"--gpu_id {gpu_id}: this machine has the GPUs {', '.join(gpus)}")
-    else:
+    if gpus:
+        require(gpu_id in gpus, f"--gpu_id {gpu_id}: this machine has the GPUs {', '.join(gpus)}")
         jax.config.update("jax_default_device", gpus[gpu_id])
+    else:
+        print(f"--gpu_id {gpu_id}: this machine has no GPU that JAX can use; running on the CPU")
 
 
 def recipe_of(options) -> Recipe:

@@ -92,8 +92,7 @@ def efficiency(tables: dict[int, dict[str, History]]):
         found = [metrics.interval(tables[count][method].last()) for count in counts]
         mean, half = (100 * np.array(values) for values in zip(*found, strict=True))
         shift = 1.02 ** (place - (len(tables[counts[0]]) - 1) / 2)  # side by side, not on top
-        axis.errorbar(shift * np.array(counts), mean, np.nan_to_num(half), capsize=3, label=method,
-                      color=COLOURS[place % 7], marker=MARKERS[place % 7])  # fmt: skip
+        axis.errorbar(shift * np.array(counts), mean, np.nan_to_num(half), capsize=3, label=method)
     axis.set_xscale("log")
     axis.minorticks_off()
     axis.set_xticks(counts, map(str, counts))

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kdlib import models
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.progress import Progress
@@ -93,26 +92,11 @@ class Modules(nnx.Module):
             setattr(self, name, module)
 
 
-def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: Recipe):
-    """A function that makes networks for this data from a name (None: the student's) and a seed."""
-
-    def make(name: str | None, seed: int) -> nnx.Module:
-        if name is None and callable(student):
-            return student(seed)
-        return models.build(
-            name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
-            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
-        )  # fmt: skip
-
-    return make
-
-
 class Program:
     """The jitted functions of one kind of run; all seeds and epochs share them.
 
     Args:
-        network: makes a network from a name (None: the student's) and a seed, see
-            :func:`networks`.
+        network: makes a network from a name (None: the student's) and a seed.
         data: what is trained and tested on; its arrays move to the device here, once.
         transfer: who teaches.
         recipe: how.

@@ -18,7 +18,7 @@ from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
 from kdlib.names import require
-from kdlib.program import Program, Recipe, TrainState, networks, scorer
+from kdlib.program import Program, Recipe, TrainState, scorer
 from kdlib.progress import Progress
 from kdlib.transfer import Supervised
 from kdlib.transfer.supervised import shows
@@ -65,6 +65,20 @@ def predict(model: nnx.Module, images, batch_size: int = 250) -> Outputs:
     rows = [tuple(part)[:4] for part in parts]  # the rest, head and norms, are of the network
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
     return Outputs(*rows, *jax.device_get(tuple(parts[0])[4:]))
+
+
+def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: Recipe):
+    """A function that makes networks for this data from a name (None: the student's) and a seed."""
+
+    def make(name: str | None, seed: int) -> nnx.Module:
+        if name is None and callable(student):
+            return student(seed)
+        return models.build(
+            name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
+            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
+        )  # fmt: skip
+
+    return make
 
 
 def fit(

@@ -22,28 +22,27 @@ def folder(path: pathlib.Path, image_size: int | None):
     train = path / "train" if (path / "train").is_dir() else path
     test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
-    rows, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
+    found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
     missing = f"no pictures ({kinds}) in sub-folders of {train}: one per class"
-    require(rows, missing, FileNotFoundError)
+    require(any(found), missing, FileNotFoundError)
     require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
-    held_out = _list_pictures(test, classes) if test else [row for row in rows if row[2] % 5 == 0]
-    splits = {"train": rows if test else [row for row in rows if row[2] % 5], "test": held_out}
-    left = all(splits.values())
+    held_out = _list_pictures(test, classes) if test else [files[::5] for files in found]
+    kept = found if test else [[f for i, f in enumerate(files) if i % 5] for files in found]
+    left = any(kept) and any(held_out)
     require(left, f"{path} leaves no pictures to train or test on: add more, or a test folder")
     arrays = {}
-    for split, rows in splits.items():
-        arrays[f"{split}_images"] = stack([_open(row[0]) for row in rows], image_size, str(path))
-        arrays[f"{split}_labels"] = np.array([row[1] for row in rows], np.int32)
+    for split, found in (("train", kept), ("test", held_out)):
+        pictures = [_open(file) for files in found for file in files]
+        arrays[f"{split}_images"] = stack(pictures, image_size, str(path))
+        arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes), dtype=np.int32),
+                                              [len(files) for files in found])  # fmt: skip
     return f"folder {path.name}", tuple(classes), arrays
 
 
 def _list_pictures(root, classes):
-    """Rows of (file, label, place among the pictures of its class)."""
-    rows = []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in PICTURES)
-        rows += [(file, label, place) for place, file in enumerate(found)]
-    return rows
+    """A list of files per class, in order of name."""
+    is_picture = lambda path: path.suffix.lower() in PICTURES
+    return [sorted(filter(is_picture, (root / name).rglob("*"))) for name in classes]
 
 
 def _open(file):

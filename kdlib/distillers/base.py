@@ -100,7 +100,8 @@ class Custom(Distiller):
     names of :class:`Distiller`'s, like ``weight`` and ``invariances``, are taken over."""
 
     def __init__(self, function, address: str | None = None):
-        self.function, self.address = function, address
+        place = f"{function.__module__}:{getattr(function, '__qualname__', 'own')}"
+        self.function, self.address = function, address or place
         for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order"):
             setattr(self, name, getattr(function, name, getattr(Distiller, name)))
 
@@ -109,8 +110,7 @@ class Custom(Distiller):
 
     @property
     def spec(self) -> str:
-        place = f"{self.function.__module__}:{getattr(self.function, '__qualname__', 'own')}"
-        return self.address or place
+        return self.address
 
 
 def own(given, address: str | None = None) -> Distiller:
