@@ -128,18 +128,14 @@ def fit(
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused)
     record = History(config, _protocol(program, data), seeds)
     total = program.epochs * program.steps * recipe.batch_size * len(seeds)
-    students, modules = [], []
-    label = label or f"{name} {transfer.spec}"
+    label, states = label or f"{name} {transfer.spec}", []
     with contextlib.closing(Progress(label, total, progress)) as shown:
         for group in [seeds] if fused else [[seed] for seed in seeds]:
-            state = _train_group(program, group, record, run_dir, shown, on_epoch)
-            for place in range(len(group)):
-                one = jax.tree.map(lambda leaf: leaf[place], state) if fused else state  # noqa: B023
-                students.append(program.deployed(one.params, one.rest, program.frozen))
-                modules.append(program.trained(one))
+            states += _train_group(program, group, record, run_dir, shown, on_epoch)
     if run_dir:
         record.save(run_dir / "history.json")
-    return Run(record, students, modules)
+    students = [program.deployed(state.params, state.rest, program.frozen) for state in states]
+    return Run(record, students, [program.trained(state) for state in states])
 
 
 def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
@@ -152,8 +148,8 @@ def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) 
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 
 
-def _train_group(program, group, record, run_dir, shown, on_epoch) -> TrainState:
-    """Train the seeds of one program from where their checkpoint stands, epoch by epoch."""
+def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[TrainState]:
+    """Train the seeds of one program from where their checkpoint stands; one state for each."""
     recipe, fused = program.recipe, program.fused
 
     def start(generation=0):
@@ -192,7 +188,8 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> TrainState
         shown.epoch(record, epoch + 1, program.epochs, group)
         if on_epoch:
             on_epoch(record, epoch + 1, group)
-    return state
+    seed_of = lambda place: jax.tree.map(lambda leaf: leaf[place], state)
+    return [seed_of(place) for place in range(len(group))] if fused else [state]
 
 
 def _check(data, transfer, recipe, seeds):

@@ -5,10 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.distillers.attention import attention_map
-
-from kdlib.distillers.base import (  # isort: skip
-    Distiller, convolutions, l2_normalise, mean_square, require, same_sides,
-)  # fmt: skip
+from kdlib.distillers.base import Distiller, convolutions, l2_normalise, mean_square, same_sides
+from kdlib.names import require
 
 leaky_relu = lambda x: nnx.leaky_relu(x, 0.1)
 

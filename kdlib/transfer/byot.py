@@ -5,7 +5,7 @@ from flax import nnx
 
 from kdlib.distillers import soft_logit_loss
 from kdlib.distillers.base import Adapter, positive, require
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, shows
 
 
 class Exit(nnx.Module):
@@ -47,7 +47,7 @@ class BYOT(Supervised):
         self.alpha, self.temperature, self.beta = alpha, float(temperature), beta
 
     def trained(self, setup: Setup):
-        _, *early, last = setup.shows(setup.student).features
+        _, *early, last = shows(setup.student, setup.image_shape).features
         make = lambda feature: Exit(feature, last, setup.classes, setup.rngs)
         return {f"exit_{i}": make(feature) for i, feature in enumerate(early, 1)}
 

@@ -6,13 +6,14 @@ from flax import nnx
 
 from kdlib.data import Batch, mix, strong
 from kdlib.distillers import Distiller
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, shows
 
 
 def prepared(distiller: Distiller, setup: Setup, student, teacher) -> Distiller:
     """A copy of a distiller with variables for these two networks."""
     distiller = nnx.clone(distiller)
-    distiller.prepare(setup.shows(student), setup.shows(teacher), setup.rngs, setup.labels)
+    shown = (shows(network, setup.image_shape) for network in (student, teacher))
+    distiller.prepare(*shown, setup.rngs, setup.labels)
     return distiller
 
 

@@ -6,7 +6,7 @@ from flax import nnx
 
 from kdlib.distillers import soft_logit_loss
 from kdlib.distillers.base import BatchNorm, positive, require
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, shows
 
 
 class Gate(nnx.Module):
@@ -54,8 +54,8 @@ class ONE(Supervised):
         self.branches, self.temperature, self.ramp = branches, float(temperature), float(ramp)
 
     def trained(self, setup: Setup):
-        shows = setup.shows(setup.student)
-        gate = Gate(shows.features[-2].shape[-1], self.branches, setup.rngs)
+        shown = shows(setup.student, setup.image_shape)
+        gate = Gate(shown.features[-2].shape[-1], self.branches, setup.rngs)
         numbers = range(1, self.branches)
         return {"gate": gate} | {f"branch_{i}": Branch(setup.peer(i)) for i in numbers}
 

@@ -53,10 +53,6 @@ class Setup(NamedTuple):
         """Another network to train, with initial weights of its own."""
         return self.network(name, self.seed + 1000 * number)
 
-    def shows(self, network: nnx.Module) -> Outputs:
-        """:func:`shows` for pictures of the data."""
-        return shows(network, self.image_shape)
-
 
 def shows(network: nnx.Module, image_shape: tuple[int, int, int]) -> Outputs:
     """Shapes of what a network shows for two pictures."""
