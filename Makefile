@@ -40,8 +40,10 @@ notebooks: $(VENV)/.ready       ## run all notebooks afresh, in place (minutes e
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(RUN) notebooks/prepare.py
 
-figures: $(VENV)/.ready         ## rerun the demo and keep its records and pictures as figures/shapes
-	$(RUN) -m kdlib.compare --preset workshop --out runs/demo --figures figures/shapes
+figures: $(VENV)/.ready         ## rerun the demo with ten seeds, and with fewer labels, and keep records and pictures
+	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/shapes --figures figures/shapes
+	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/labels --figures figures/labels \
+	    --methods plain SoftLogits "AT(beta=100)" --labels 256 128 64 32
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -315,6 +315,16 @@ def test_the_readme_s_tables_are_the_recorded_ones(name):
     assert table in (ROOT / "README.md").read_text()
 
 
+def test_the_readme_s_sentences_about_fewer_labels_are_the_recorded_ones():
+    text = (ROOT / "README.md").read_text()
+    half = report.recorded("labels/labels-128")
+    rows = report.results_table(half.histories, teacher=half.teacher).splitlines()
+    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")] for row in rows}
+    assert f"falls to {rows['plain'][2]} %" in text
+    for name, before in {"SoftLogits": "soft logits gain", "AT(beta=100)": "and attention"}.items():
+        assert f"{before} {rows[name][3].lstrip('+')}" in text, name
+
+
 @pytest.mark.parametrize(("printed", "passes"), [("2.5000", True), ("2.5001", False)])
 def test_a_changed_checked_output_makes_the_run_fail(tmp_path, printed, passes):
     """The flags of `make test`, on a notebook whose stored output is right or wrong."""
