@@ -2,13 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
-
-from tqdm import tqdm
 
 from kdlib.history import History
-
-LINE = "{desc}  {percentage:.0f} %{postfix}  {rate_fmt}  {remaining} left"
 
 
 class Progress:
@@ -21,14 +16,17 @@ class Progress:
         self.label, self.total, self.enabled = label, total, enabled
         self.done, self.skipped, self.text = 0, 0, ""
         self.started = self.shown = time.monotonic()
-        self.write = None
+        self.bar = self.write = None
         if enabled and _in_notebook():
             from IPython.display import display
 
             line = display({"text/plain": label}, raw=True, display_id=True)
             self.write = lambda text: line.update({"text/plain": text}, raw=True)
         elif enabled and sys.stderr.isatty():
-            self.write = tqdm.status_printer(sys.stderr)
+            from tqdm import tqdm
+
+            self.bar = tqdm(bar_format="{desc}")  # the metrics need the bar's room
+            self.write = self.bar.set_description_str
 
     def skip(self, pictures: int) -> None:
         """Count pictures of epochs that an earlier, interrupted run has trained."""
@@ -41,34 +39,36 @@ class Progress:
         if self.enabled and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
             count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "accuracy"))
-            self._show(f"  loss {loss / count:.3f}  train {100 * correct / count:.1f} %")
+            self._show(f"loss {loss / count:.3f}  train {100 * correct / count:.1f} %")
 
     def epoch(self, history: History, epoch: int, epochs: int, seeds: list[int]) -> None:
         """Show the metrics of a finished epoch."""
         place = history.seeds.index(seeds[0])
         last = {name: curve[place][-1] for name, curve in history.curves.items() if curve[place]}
-        self.text = f"seed {', '.join(map(str, seeds))}  epoch {epoch}/{epochs}"
-        self.text += f"  loss {last['train_loss']:.3f}"
+        self.text = f"seed {', '.join(map(str, seeds))}  epoch {epoch}/{epochs}  "
+        self.text += f"loss {last['train_loss']:.3f}  "
         for name in ("train", "validation", "test"):
             if f"{name}_accuracy" in last:
-                self.text += f"  {name} {100 * last[f'{name}_accuracy']:.1f} %"
-        self._show("", print)
+                self.text += f"{name} {100 * last[f'{name}_accuracy']:.1f} %  "
+        self._show("")
+        if self.enabled and not self.write:
+            print(f"{self.label}  {self.text} {self._pace()}", flush=True)
 
     def close(self) -> None:
-        """Leave the last metrics and the time it took."""
-        if self.write:
-            self.write(f"{self.label}  {self.text}  {time.monotonic() - self.started:.0f} s")
-            if not _in_notebook():
-                print(file=sys.stderr)
+        if self.bar is not None:
+            self.bar.close()
+        elif self.write:
+            self.write(f"{self.label}  {self.text} {time.monotonic() - self.started:.0f} s")
 
-    def _show(self, text: str, log: Callable | None = None) -> None:
-        """Show the metrics and ``text``; ``log`` does where no line can be updated in place."""
-        write = self.write or (log if self.enabled else None)
-        if write:
-            elapsed, metrics = time.monotonic() - self.started, self.text + text
-            write(tqdm.format_meter(self.done, self.total, elapsed, prefix=self.label,
-                                    postfix=metrics, initial=self.skipped, unit=" pictures",
-                                    bar_format=LINE))  # fmt: skip
+    def _show(self, text):
+        if self.write:
+            share = 100 * self.done // self.total
+            self.write(f"{self.label}  {share} %  {self.text}{text}  {self._pace()}")
+
+    def _pace(self) -> str:
+        rate = (self.done - self.skipped) / max(time.monotonic() - self.started, 1e-3)
+        left = int((self.total - self.done) / rate) if rate else 0
+        return f"{rate:.0f} pictures/s  {left // 60}:{left % 60:02d} left"
 
 
 def _in_notebook() -> bool:

@@ -82,18 +82,12 @@ def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: 
 
 
 def fit(
-    student: str | Callable[[int], nnx.Module],
-    data: Dataset,
-    transfer: Supervised | None = None,
-    recipe: Recipe = Recipe(),
-    *,
-    seeds: int | Sequence[int] = 1,
-    run_dir: str | pathlib.Path | None = None,
-    label: str | None = None,
-    fused: bool | None = None,
-    progress: bool = True,
+    student: str | Callable[[int], nnx.Module], data: Dataset,
+    transfer: Supervised | None = None, recipe: Recipe = Recipe(), *,
+    seeds: int | Sequence[int] = 1, run_dir: str | pathlib.Path | None = None,
+    label: str | None = None, fused: bool | None = None, progress: bool = True,
     on_epoch: Callable[[History, int, list[int]], None] | None = None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Train a network, once per seed.
 
     Args:

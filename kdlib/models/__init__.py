@@ -59,15 +59,9 @@ def _find(name):
 
 
 def build(
-    name: str,
-    classes: int,
-    *,
-    mean=(127.5, 127.5, 127.5),
-    std=(64.0, 64.0, 64.0),
-    seed: int = 0,
-    zero_init: bool = True,
-    dtype=jnp.float32,
-) -> Network:
+    name: str, classes: int, *, mean=(127.5,) * 3, std=(64.0,) * 3, seed: int = 0,
+    zero_init: bool = True, dtype=jnp.float32,
+) -> Network:  # fmt: skip
     """A freshly initialised network.
 
     Args:
