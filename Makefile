@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 # Colab runs Python 3.13; any other will do where there is none.
 COLAB  ?= $(shell python3.13 -c 'print("python3.13")' 2>/dev/null || echo $(PYTHON))
 
-.PHONY: demo test test-unit test-notebooks test-colab lab notebooks figures reproduce clean
+.PHONY: demo test test-unit test-notebooks test-colab lab notebooks bench figures reproduce clean
 
 demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded data: table and figures
 	$(RUN) -m kdlib.compare --preset workshop --out runs/demo
@@ -39,6 +39,10 @@ lab: $(VENV)/.ready             ## open the notebooks
 notebooks: $(VENV)/.ready       ## run all notebooks afresh, in place (minutes each)
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 	$(RUN) notebooks/prepare.py
+
+bench: $(VENV)/.ready           ## kdlib against PyTorch, in turns; a record in benchmarks/results
+	$(RUN) -m pip install -q -e ".[bench]"
+	$(RUN) -m benchmarks.speed
 
 figures: $(VENV)/.ready         ## rerun the demo with ten seeds, and with fewer labels, and keep records and pictures
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/shapes --figures figures/shapes

@@ -325,6 +325,17 @@ def test_the_readme_s_sentences_about_fewer_labels_are_the_recorded_ones():
         assert f"{before} {rows[name][3].lstrip('+')}" in text, name
 
 
+def test_the_readme_s_ratios_are_the_recorded_ones():
+    works = json.loads((ROOT / "benchmarks/results/speed-cpu.json").read_text())["works"]
+    text = (ROOT / "README.md").read_text()
+    for work, words in {
+        "plain": "{} times as long for a plain",
+        "soft logits": "{} with soft logits",
+        "attention": "{} with attention",
+    }.items():
+        assert words.format(f"{works[work]['ratio']['PyTorch, resident']:.2f}") in text, work
+
+
 @pytest.mark.parametrize(("printed", "passes"), [("2.5000", True), ("2.5001", False)])
 def test_a_changed_checked_output_makes_the_run_fail(tmp_path, printed, passes):
     """The flags of `make test`, on a notebook whose stored output is right or wrong."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kdlib.models.convolution import convolve
 from kdlib.models.outputs import Outputs
 
 
@@ -48,7 +49,8 @@ class Make(NamedTuple):
         """
         return nnx.Conv(
             c_in, c_out, (size, size), strides=stride, padding=size // 2, use_bias=False,
-            feature_group_count=groups, dtype=self.dtype, rngs=self.rngs,
+            feature_group_count=groups, dtype=self.dtype, conv_general_dilated=convolve,
+            rngs=self.rngs,
         )  # fmt: skip
 
     def norm(self, channels, ends_block=False):
