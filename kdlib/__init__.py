@@ -22,12 +22,6 @@ from kdlib.program import Recipe
 from kdlib.train import Run, evaluate, fit, predict
 from kdlib.transfer import Offline, Supervised
 
-__all__ = [
-    "PRESETS", "AttentionTransfer", "History", "Offline", "Preset", "Recipe", "Run", "SoftLogits",
-    "Supervised", "analysis", "check", "checkpoint", "data", "distillers", "evaluate", "fit",
-    "load", "metrics", "models", "predict", "preset", "pretrained", "setup", "transfer",
-]  # fmt: skip
-
 # Compiled programs are kept between runs: a second start takes a second instead of a dozen.
 if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))

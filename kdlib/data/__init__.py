@@ -7,8 +7,6 @@ from kdlib.data import folder, shapes, sources
 from kdlib.data.augment import Batch, Pictures, crop_and_flip, mix, strong
 from kdlib.data.dataset import Dataset, Split
 
-__all__ = ["Batch", "Dataset", "Pictures", "Split", "crop_and_flip", "load", "mix", "strong"]
-
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
 
 

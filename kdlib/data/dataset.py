@@ -36,24 +36,11 @@ class Dataset:
     test: Split
     validation: Split | None = None  # held out from train
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(h, w, c)`` of one picture."""
-        return self.train.images.shape[1:]
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean of every channel over the training pictures, in units of 0..255."""
-        return self._moments[0]
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation of every channel over the training pictures, in units of 0..255."""
-        return self._moments[1]
+    num_classes = property(lambda self: len(self.classes))
+    image_shape = property(lambda self: self.train.images.shape[1:])  # (h, w, c) of one picture
+    # Mean and standard deviation of every channel over the training pictures, units of 0..255.
+    mean = property(lambda self: self._moments[0])
+    std = property(lambda self: self._moments[1])
 
     @cached_property
     def _moments(self):

@@ -11,11 +11,6 @@ from kdlib.distillers.base import Adapter, Custom, Distiller, Sum, own
 from kdlib.distillers.soft_logits import SoftLogits, soft_logit_loss
 from kdlib.names import read
 
-__all__ = [
-    "DISTILLERS", "Adapter", "AttentionTransfer", "Custom", "Distiller", "Method", "SoftLogits",
-    "Sum", "attention_loss", "attention_map", "make", "own", "soft_logit_loss",
-]  # fmt: skip
-
 
 class Method(NamedTuple):
     """A line of a table of methods."""

@@ -108,9 +108,7 @@ class Custom(Distiller):
     def knowledge(self, student, teacher, labels):
         return self.function(student, teacher, labels)
 
-    @property
-    def spec(self) -> str:
-        return self.address
+    spec = property(lambda self: self.address)
 
 
 def own(given, address: str | None = None) -> Distiller:
@@ -155,9 +153,7 @@ class Sum(Distiller):
     def deploy(self, student, teacher):
         return self.parts[-1].deploy(student, teacher)
 
-    @property
-    def spec(self) -> str:
-        return " + ".join(part.spec for part in self.parts)
+    spec = property(lambda self: " + ".join(part.spec for part in self.parts))
 
 
 BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)

@@ -18,8 +18,6 @@ from kdlib.models.vgg import VGG
 from kdlib.models.wide_resnet import WideResNet
 from kdlib.names import unknown
 
-__all__ = ["Cost", "Network", "Outputs", "ResNet", "build", "canonical", "cost", "names"]
-
 FAMILIES = (  # name without a width and with one, the width of the former, numbers, network
     ("ResNet{}", "ResNet{}x{:g}", 1, (8, 14, 20, 32, 44, 56, 110), ResNet),
     ("ResNet{}", "", None, (18, 34, 50), ResNet),
@@ -125,5 +123,4 @@ def _multiply_adds(jaxpr) -> int:
     return total
 
 
-def _is_jaxpr(value) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+_is_jaxpr = lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")

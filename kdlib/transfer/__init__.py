@@ -19,12 +19,6 @@ from kdlib.transfer.ps_kd import PSKD
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 from kdlib.transfer.tf_kd import TfKD, virtual_teacher
 
-__all__ = [
-    "BYOT", "CSKD", "DDGSD", "DML", "FAMILIES", "KDCL", "NICKNAMES", "ONE", "PSKD", "TRANSFERS",
-    "BornAgain", "EMATeacher", "Ensemble", "Loss", "Offline", "Online", "Setup", "Supervised",
-    "TfKD", "collaborative_target", "cross_entropy", "make", "virtual_teacher",
-]  # fmt: skip
-
 # Methods that say for themselves who teaches whom. Distillers are taught by any of FAMILIES.
 TRANSFERS: dict[str, type[Supervised]] = {cls.__name__: cls for cls in (
     Supervised, Online, DML, ONE, KDCL, BornAgain, BYOT, CSKD, PSKD, TfKD, DDGSD, EMATeacher,
@@ -67,10 +61,8 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
         return made
     known = [*DISTILLERS, *TRANSFERS, *NICKNAMES]
     require(head in DISTILLERS or ":" in spec, unknown("method", head or spec, known))
-    require(
-        family != "Supervised",
-        f"'{spec}' needs a teacher: give --transfer Offline, Online or SelfDistillation",
-    )
+    hint = f"'{spec}' needs a teacher: give --transfer Offline, Online or SelfDistillation"
+    require(family != "Supervised", hint)
     distiller = distillers.make(spec)
     if family == "Online":
         return Online(distiller, teacher_arch)

@@ -39,8 +39,8 @@ class CSKD(Supervised):
         # A class with a single picture has no partner but itself.
         same |= ~same.any(1, keepdims=True) & itself
         partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)
-        images = view(key, index)
-        return Batch(images, labels, index, progress, key, extra=view(shift, partner))
+        other = view(shift, partner)
+        return Batch(view(key, index), labels, index, progress, key, extra=other)
 
     def loss(self, trained, frozen, batch):
         partner = jax.lax.stop_gradient(trained.student(batch.extra).logits)

@@ -79,9 +79,8 @@ class KDCL(Supervised):
 
     def loss(self, trained, frozen, batch):
         peers = (getattr(trained, f"peer_{i}") for i in range(1, len(self.peers) + 1))
-        nets = [trained.student, *peers]
-        views = [batch.images, *batch.extra]
-        logits = jnp.stack([net(x).logits for net, x in zip(nets, views, strict=True)])
+        pairs = zip([trained.student, *peers], [batch.images, *batch.extra], strict=True)
+        logits = jnp.stack([network(images).logits for network, images in pairs])
         fixed = jax.lax.stop_gradient(logits)
         target = collaborative_target(logits=fixed, labels=batch.labels, target=self.target)
         ces = [cross_entropy(z, batch.labels) for z in logits]

@@ -44,9 +44,7 @@ class Offline(Supervised):
         self.frozen_training = distiller.teacher_training
         self.passes = (distiller.views, distiller.views)
 
-    @property
-    def spec(self) -> str:
-        return self.distiller.spec
+    spec = property(lambda self: self.distiller.spec)
 
     def trained(self, setup: Setup) -> dict[str, nnx.Module]:
         return {"distiller": prepared(self.distiller, setup, setup.student, self.teacher)}

@@ -68,8 +68,7 @@ class ONE(Supervised):
         gated = (gate.T[..., None] * jnp.stack(logits)).sum(0)  # (n, k)
         ces = [cross_entropy(z, batch.labels) for z in logits]
         gated_ce = cross_entropy(gated, batch.labels)
-        fixed = jax.lax.stop_gradient(gated)
-        teacher = {"teacher_logits": fixed, "temperature": self.temperature}
+        teacher = {"teacher_logits": jax.lax.stop_gradient(gated), "temperature": self.temperature}
         lesson = sum(soft_logit_loss(student_logits=z, **teacher) for z in logits)
         ramp = jnp.exp(-5 * (1 - jnp.minimum(batch.progress / self.ramp, 1)) ** 2)
         parts = {"cross_entropy": ces[0], "knowledge": lesson, "gated_cross_entropy": gated_ce}

@@ -25,9 +25,7 @@ class Loss(NamedTuple):
     parts: dict[str, jax.Array]
     logits: jax.Array
 
-    @property
-    def total(self) -> jax.Array:
-        return self.task + self.knowledge
+    total = property(lambda self: self.task + self.knowledge)
 
 
 class Setup(NamedTuple):
@@ -100,9 +98,7 @@ class Supervised:
         self.smoothing, self.mixup, self.cutmix = smoothing, mixup, cutmix
         self.average, self.longer = average, longer
 
-    @property
-    def name(self) -> str:
-        return type(self).__name__
+    name = property(lambda self: type(self).__name__)
 
     @property
     def spec(self) -> str:
