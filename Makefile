@@ -12,9 +12,9 @@ demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded da
 
 test: test-unit test-notebooks  ## every test and every notebook
 
-# Workers of pytest side by side, each on one core; a file's tests, and a notebook's cells, in one.
+# Workers of pytest side by side, each on one core and up to 4 GB of memory; a file's tests, and a notebook's cells, in one.
 WORKERS ?= auto
-PYTEST   = $(RUN) -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile
+PYTEST   = $(RUN) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test-unit: $(VENV)/.ready
 	$(RUN) -m ruff check .
