@@ -41,6 +41,7 @@ def test_the_ratio_is_that_of_two_gradients(tiny, teacher):
     np.testing.assert_allclose(found[0.0], norms["lesson"] / norms["task"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_ratio_scales_with_the_weight_and_follows_the_run(tiny, teacher):
     ratio = lambda text: analysis.gradient_ratio(
         "ResNet8x0.25", tiny, Offline(teacher, distillers.make(text)), QUICK, at=(0.0, 0.25, 1.0)

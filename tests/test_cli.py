@@ -219,6 +219,7 @@ def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
         compare.main(["--preset", "smoke", "--methods", "Wishful"])
 
 
+@pytest.mark.slow
 def test_a_table_takes_records_that_are_there_and_own_methods(tmp_path, capsys, monkeypatch):
     mine = tmp_path / "mine.py"
     mine.write_text("def gap(student, teacher, labels):\n"

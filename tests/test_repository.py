@@ -249,6 +249,7 @@ def test_shapes_networks_score_what_the_manifest_says(name):
     assert found == pytest.approx(checkpoint.manifest()[name]["test_accuracy"], abs=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.tfds
 @pytest.mark.parametrize(
     "name", [n for n, f in checkpoint.manifest().items() if f["data"]["name"] == "cifar10"]
