@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from kdlib import models
-from kdlib.models import convolution
 
 
 def evaluating(*args, **kwargs):
@@ -346,42 +345,3 @@ def test_bfloat16_computes_low_and_keeps_parameters_high():
     out = jax.eval_shape(model, PICTURES)
     assert out.features[1].dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
     assert model.stem_conv.kernel[...].dtype == jnp.float32
-
-
-# --- the convolution's own weight gradient
-
-
-@pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1), (7, 2)])
-@pytest.mark.parametrize(("c", "groups"), [(3, 1), (8, 1), (8, 8)])
-@pytest.mark.parametrize(("pictures", "side"), [(5, 9), (13, 16)])
-def test_gradients_are_those_of_the_plain_convolution(
-    size, stride, c, groups, pictures, side, monkeypatch
-):
-    """Also where the last chunk is shorter, and where a chunk is a single picture."""
-    monkeypatch.setattr(convolution, "PATCHES", 4 * size * size * side * side * c // groups)
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (pictures, side, side, c))
-    kernel = jax.random.normal(keys[1], (size, size, c // groups, 8))
-    pads = ((size // 2, size // 2),) * 2
-    found, expected = (
-        jax.vjp(lambda x, k, f=f: f(x, k, (stride, stride), pads, feature_group_count=groups,
-                                    dimension_numbers=("NHWC", "HWIO", "NHWC")), x, kernel)
-        for f in (convolution.convolve, jax.lax.conv_general_dilated)
-    )  # fmt: skip
-    np.testing.assert_array_equal(found[0], expected[0])
-    gradient = jax.random.normal(keys[2], found[0].shape)
-    for mine, plain in zip(found[1](gradient), expected[1](gradient), strict=True):
-        np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
-
-
-def test_networks_convolve_in_chunks(monkeypatch):
-    """The gradient of every convolution of a network goes through ``convolve``."""
-    model = models.build("ResNet8x0.25", 4)
-    model.eval()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    loss = lambda p: nnx.merge(graph, p, rest)(jnp.ones((32, 16, 16, 3))).logits.sum()
-    count = lambda: str(jax.make_jaxpr(jax.grad(loss))(params)).count("conv_general_dilated")
-    monkeypatch.setattr(convolution, "PATCHES", 10**9)
-    whole = count()
-    monkeypatch.setattr(convolution, "PATCHES", 1)  # a picture at a time: 32 products for 9 kernels
-    assert count() >= whole + 9 * 31

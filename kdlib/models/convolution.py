@@ -1,36 +1,128 @@
-"""A convolution whose weight gradient is fast on a CPU too."""
+"""A convolution that is fast on a CPU too, and so are its gradients.
 
+XLA's CPU back end runs convolutions at a third of what the cores can do, and gathers the patches of
+the whole batch for a weight gradient. jaxlib for x86 ships oneDNN, which PyTorch's convolutions
+come from as well, and XLA knows how to call it (openxla/xla,
+``xla/service/cpu/onednn_convolution.cc``), but no option makes it do so. Hence it is called here by
+name. What the call is told has no promised form, so only versions that the tests have seen get it,
+and everyone else XLA's own convolution with a weight gradient that stays in the cache.
+"""
+
+import json
 import math
+import platform
 
 import jax
+import jax.numpy as jnp
+import jaxlib
 from jax import lax
 
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+ONEDNN = X86 and jaxlib.__version__ in ("0.10.2",)
+WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
+# can't be kept in the compilation cache, and a small network trains less long than it compiles
 PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice as many are slower
+CHUNK = 2**18  # numbers of a chunk of pictures for oneDNN, 1 MB, of a core's cache of 2 MB
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *geometry, **named) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.Array:
     """``lax.conv_general_dilated`` of ``x [n, h, w, c]``, to be given to ``nnx.Conv``.
 
-    XLA's CPU back end takes a weight gradient as a convolution with a window as large as the map,
-    and gathers the patches of the whole batch for it: far more than its caches hold. A few pictures
-    at a time, and their sum, is the same gradient in about half the time (128 pictures of 32x32,
-    16x16, 8x8; 2 CPU cores). Other platforms get the plain one. Raises what the plain one does.
+    Same result and gradients up to rounding. On GPUs and TPUs it is that function; on a CPU it is
+    oneDNN's if the convolution is large enough, in float32, neither grouped nor dilated. Raises
+    what the plain one does.
     """
-    plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, *geometry, **named)
+    plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, strides, padding, **named)
+    y = jax.eval_shape(plain, x, kernel)
+    large = y.size * math.prod(kernel.shape[:3]) >= WORTH
+    dilations = *(named.get("lhs_dilation") or ()), *(named.get("rhs_dilation") or ())
+    simple = set(dilations) <= {1} and named.get("feature_group_count", 1) == 1
+    if ONEDNN and large and simple and x.dtype == kernel.dtype == jnp.float32:
+        strides, padding = tuple(strides), [tuple(p) for p in padding]
+        forward = lambda x, kernel: _onednn(x, kernel, y.shape, padding, strides)
+        to_x = lambda x, kernel, g: _to_pictures(x.shape, kernel, g, strides, padding)
+        to_kernel = lambda x, kernel, g: _to_kernel(x, kernel.shape, g, strides, padding)
+    else:
+        forward, to_x = plain, lambda x, kernel, g: jax.vjp(lambda x: plain(x, kernel), x)[1](g)[0]
+        to_kernel = lambda x, kernel, g: _in_chunks(plain, x, kernel, g)
 
     def backward(saved, gradient):
-        x, kernel = saved
-        to_x = jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
-        to_kernel = lambda x, gradient: jax.vjp(lambda k: plain(x, k), kernel)[1](gradient)[0]
+        ours = lambda *args: (to_x(*args), to_kernel(*args))
+        theirs = lambda x, kernel, gradient: jax.vjp(plain, x, kernel)[1](gradient)
+        return lax.platform_dependent(*saved, gradient, cpu=ours, default=theirs)
 
-        def in_chunks(x, gradient):
-            patches = math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])  # of one picture
-            size = max(1, PATCHES // patches)
-            starts = range(0, len(x), size)
-            return sum(to_kernel(x[i : i + size], gradient[i : i + size]) for i in starts)
-
-        return to_x, lax.platform_dependent(x, gradient, cpu=in_chunks, default=to_kernel)
-
-    convolution = jax.custom_vjp(plain)
-    convolution.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
+    run = lambda x, kernel: lax.platform_dependent(x, kernel, cpu=forward, default=plain)
+    convolution = jax.custom_vjp(run if forward is not plain else plain)
+    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
     return convolution(x, kernel)
+
+
+def _in_chunks(plain, x, kernel, gradient):
+    """XLA's weight gradient a few pictures at a time, and their sum: about half the time.
+
+    XLA takes it as a convolution with a window as large as the map; the patches of 128 pictures of
+    32x32, 16x16 or 8x8 are far more than caches hold.
+    """
+    to_kernel = lambda x, gradient: jax.vjp(lambda k: plain(x, k), kernel)[1](gradient)[0]
+    patches = math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])  # of one picture
+    size = max(1, PATCHES // patches)
+    starts = range(0, len(x), size)
+    return sum(to_kernel(x[i : i + size], gradient[i : i + size]) for i in starts)
+
+
+def _to_pictures(shape, kernel, gradient, strides, padding):
+    """The gradient to pictures of ``shape``: the mirrored kernel over the gradient, spread out."""
+    spread = lax.pad(gradient, 0.0, [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
+    pads = []
+    for axis in (0, 1):
+        low = kernel.shape[axis] - 1 - padding[axis][0]
+        reach = shape[axis + 1] + kernel.shape[axis] - 1
+        pads.append((low, reach - low - spread.shape[axis + 1]))
+    return _onednn(spread, kernel[::-1, ::-1], shape, pads, axes=(3, 2, 0, 1))
+
+
+def _to_kernel(x, shape, gradient, strides, padding):
+    """The gradient to a kernel of ``shape``, itself as a convolution, a few pictures at a time.
+
+    The pictures ``[n, h, w, c]`` are seen as one of ``n`` channels, of ``h`` rows and ``w * c``
+    columns, the gradient as a kernel whose taps lie ``c`` columns apart. The result's ``3 * c``
+    columns (of a 3x3 kernel) are long enough rows for oneDNN to be fast. The loop also keeps XLA
+    from computing ``x`` again inside the transposition, value by value.
+    """
+    (n, h, w, c), (rows, columns, _, d) = x.shape, shape
+    reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
+    ends = reach[0] - h, reach[1] - w
+    x = x[:, : h + min(ends[0], 0), : w + min(ends[1], 0)]  # what no tap of the kernel reaches
+    h, w = x.shape[1:3]
+    pads = [(padding[0][0], max(ends[0], 0)), (padding[1][0] * c, max(ends[1], 0) * c)]
+    largest = min(n, max(1, CHUNK // (h * w * c)))
+    size = next(size for size in range(largest, 0, -1) if n % size == 0)
+
+    def add(i, total):
+        pictures, above = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, gradient))
+        turned = pictures.reshape(size, -1).T.reshape(1, h, w * c, size)
+        taps = (strides[0], strides[1] * c)
+        return total + _onednn(turned, above, total.shape, pads, (1, 1), taps, (0, 3, 1, 2))
+
+    return lax.fori_loop(0, n // size, add, jnp.zeros((1, rows, columns * c, d))).reshape(shape)
+
+
+def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2, 3, 0, 1)):
+    """oneDNN's convolution of ``x [n, h, w, c]`` to ``shape [n, h, w, c]``.
+
+    ``axes`` are those of the kernel that stand for channels in, channels out, rows and columns.
+    """
+    text = lambda numbers: [str(number) for number in numbers]  # as the format has integers
+    picture = {"data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": text((1, 2))}}
+    channels = {"input_feature_dim": str(axes[0]), "output_feature_dim": str(axes[1])}
+    low, high = (text(ends) for ends in zip(*padding, strict=True))
+    window = {"pad_left": low, "pad_right": high, "strides": text(strides),
+              "window_dilations": text(dilation)}  # fmt: skip
+    told = {"dims": "4", "feature_groups": "1", "input": picture, "output": picture,
+            "kernel": {"filter": {**channels, "spatial_dims": text(axes[2:])}},
+            "window": window}  # fmt: skip
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution", jax.ShapeDtypeStruct(shape, x.dtype), vmap_method="sequential",
+        custom_call_api_version=2, legacy_backend_config=json.dumps({"onednn_conv_config": told}),
+    )  # fmt: skip
+    return call(x, kernel)
