@@ -36,7 +36,7 @@ class Progress:
     def advance(self, pictures: int, sums: dict | None = None) -> None:
         """Count trained pictures; ``sums`` (on the device) are read once a second at most."""
         self.done += pictures
-        if self.enabled and sums is not None and time.monotonic() - self.shown > 1:
+        if self.write and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
             count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "accuracy"))
             self._show(f"loss {loss / count:.3f}  train {100 * correct / count:.1f} %")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import kdlib
 from kdlib import models
 from kdlib.models import convolution
 
@@ -60,24 +59,6 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
     stack = jnp.stack([kernel, 2 * kernel])
     found = jax.vmap(loss, (None, 0))(x, stack)
     np.testing.assert_allclose(found, [loss(x, kernel), 2 * loss(x, kernel)], rtol=1e-5)
-
-
-@needs_oneDNN
-def test_training_with_oneDNN_is_that_without(monkeypatch):
-    """The losses of an epoch's steps are those of XLA's convolutions, to float tolerance."""
-    images = np.random.default_rng(0).integers(0, 256, (96, 16, 16, 3), np.uint8)
-    split = kdlib.data.Split(images, np.arange(96, dtype=np.int32) % 4)
-    data = kdlib.data.Dataset("noise", "random pictures", tuple("abcd"), split, split)
-    recipe = kdlib.Recipe(epochs=2, batch_size=16, zero_init=False, learning_rate=0.02)
-    losses, calls, call = {}, [], convolution._onednn
-    monkeypatch.setattr(convolution, "_onednn", lambda *a, **k: calls.append(0) or call(*a, **k))
-    for worth in (10**12, 0):
-        assert not calls
-        monkeypatch.setattr(convolution, "WORTH", worth)
-        run = kdlib.fit("ResNet8x0.5", data, recipe=recipe, progress=False)
-        losses[worth] = run.history.curve("train_loss")
-    np.testing.assert_allclose(losses[0], losses[10**12], rtol=1e-3)
-    assert len(calls) >= 9 * 3  # of nine convolutions, and of testing
 
 
 def test_memory_is_kept_from_step_to_step():

@@ -1,0 +1,119 @@
+"""What keeps training fast, and that it computes what it computed before it was fast."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import kdlib
+from kdlib import models
+from kdlib.distillers import make
+from kdlib.models import convolution
+from kdlib.program import Program
+from kdlib.progress import Progress
+
+# Mean losses by epoch, recorded with XLA's plain convolutions and their plain derivatives (kdlib of
+# 2026-11-22, jax 0.10.2, one CPU core).
+GOLDEN = {
+    "plain": (
+        [1.339002, 1.232895, 1.221697],  # train_loss
+        [1.291067, 1.292198, 1.282768],  # test_loss
+    ),
+    "SoftLogits": (
+        [0.1846241, 0.1693122, 0.1626883],  # train_loss
+        [1.340548, 1.351063, 1.352916],  # test_loss
+    ),
+    "AT(beta=100)": (
+        [8.177847, 7.352434, 7.12853],  # train_loss
+        [1.282142, 1.273333, 1.257165],  # test_loss
+    ),
+}
+
+
+def noise(train=64, test=50, side=16):
+    """Noise of four shades."""
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        labels = np.arange(n, dtype=np.int32) % 4
+        images = rng.integers(0, 160, (n, side, side, 3)) + 24 * labels[:, None, None, None]
+        return kdlib.data.Split(images.astype(np.uint8), labels)
+
+    return kdlib.data.Dataset("noise", "four shades", tuple("abcd"), split(train), split(test))
+
+
+def taught(name, data, teacher="ResNet14x0.25"):
+    if name == "plain":
+        return kdlib.Supervised()
+    statistics = {"mean": data.mean, "std": data.std}
+    return kdlib.Offline(models.build(teacher, 4, **statistics, seed=1), make(name))
+
+
+@pytest.mark.parametrize("way", ["usual", "oneDNN", "fused"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_training_curves_are_those_recorded_before(name, way, monkeypatch):
+    """The order of sums may differ, nothing else: a fraction of the seeds' spread."""
+    if way == "oneDNN":
+        if not convolution.ONEDNN:
+            pytest.skip("this jaxlib's oneDNN isn't called")
+        calls, call = [], convolution._onednn
+        monkeypatch.setattr(convolution, "WORTH", 0)
+        monkeypatch.setattr(
+            convolution, "_onednn", lambda *a, **k: calls.append(0) or call(*a, **k)
+        )
+    recipe = kdlib.Recipe(epochs=3, batch_size=16, learning_rate=0.02, zero_init=False)
+    data = noise()
+    run = kdlib.fit("ResNet8x0.25", data, taught(name, data), recipe, progress=False,
+                    fused=way == "fused")  # fmt: skip
+    found = [run.history.curve(metric)[0] for metric in ("train_loss", "test_loss")]
+    np.testing.assert_allclose(found, GOLDEN[name], rtol=2e-4)
+    assert way != "oneDNN" or len(calls) >= 9 * 3  # nine convolutions and their two gradients
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_nothing_is_read_or_sent_inside_an_epoch(fused):
+    """An epoch runs on arrays without values, so it can't read any; and none comes from the host.
+
+    The display reads the sums, a few times per second at most.
+    """
+    data = noise()
+    recipe = kdlib.Recipe(epochs=2, batch_size=16)
+    network = lambda name, seed: models.build(name or "ResNet8x0.25", 4, seed=seed)
+    program = Program(network, data, taught("SoftLogits", data), recipe, fused)
+    state = program.init(0)
+    state = jax.tree.map(lambda x: x[None], state) if fused else state
+    epoch = lambda progress: lambda state: program.run_epoch(state, progress)
+    silent, shown = Progress("", 1, enabled=False), Progress("", 1)
+    shown.write, shown.shown = print, 0.0  # a display whose second is over
+    epoch(silent)(state)  # compiles, and makes the zeros that sums start from
+    jax.eval_shape(epoch(silent), state)
+    with pytest.raises(jax.errors.ConcretizationTypeError):
+        jax.eval_shape(epoch(shown), state)
+    with jax.transfer_guard_host_to_device("disallow"):
+        epoch(silent)(state)
+
+
+def test_python_takes_little_of_a_step():
+    """Of the thread that calls it, for ResNet-56 taught by ResNet-56: less than 3 ms.
+
+    On a busy machine: less than three times what a program takes that only hands its arrays on.
+    """
+    data = noise(side=8)
+    network = lambda name, seed: models.build("ResNet56", 4, seed=seed)
+    transfer = taught("SoftLogits", data, teacher="ResNet56")
+    program = Program(network, data, transfer, kdlib.Recipe(batch_size=1), fused=False)
+    state = program.init(0)
+    arguments = state, program._zeros(state), program.order(state), program.frozen, program.pictures
+
+    def fastest(step):
+        times = []
+        for _ in range(15):
+            started = time.thread_time()
+            result = step(*arguments)
+            times.append(time.thread_time() - started)
+            jax.block_until_ready(result)
+        return min(times)
+
+    ours, least = fastest(program.step), fastest(jax.jit(lambda *arguments: arguments[:2]))
+    assert ours < max(3e-3, 3 * least), f"{1e3 * ours:.1f} ms, {1e3 * least:.1f} ms at least"
