@@ -131,7 +131,8 @@ class Program:
         logits = lambda variables, images: self.deployed(*variables)(images).logits
         self.score = scorer(logits, recipe.eval_batch_size, fused)
         if fused:
-            self.epoch = jax.jit(jax.vmap(self._epoch, in_axes=(0, None, None)))
+            every_seed = jax.vmap(self._epoch, in_axes=(0, None, None))
+            self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
         else:
             self.order, self.step = jax.jit(self._order), jax.jit(self._step)
 

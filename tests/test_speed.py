@@ -81,12 +81,14 @@ def test_nothing_is_read_or_sent_inside_an_epoch(fused):
     recipe = kdlib.Recipe(epochs=2, batch_size=16)
     network = lambda name, seed: models.build(name or "ResNet8x0.25", 4, seed=seed)
     program = Program(network, data, taught("SoftLogits", data), recipe, fused)
-    state = program.init(0)
-    state = jax.tree.map(lambda x: x[None], state) if fused else state
+    start = lambda: jax.tree.map(lambda x: x[None] if fused else x, program.init(0))
     epoch = lambda progress: lambda state: program.run_epoch(state, progress)
     silent, shown = Progress("", 1, enabled=False), Progress("", 1)
     shown.write, shown.shown = print, 0.0  # a display whose second is over
+    state = start()
     epoch(silent)(state)  # compiles, and makes the zeros that sums start from
+    assert jax.tree.leaves(state.params)[0].is_deleted() == fused  # its memory was used again
+    state = start()
     jax.eval_shape(epoch(silent), state)
     with pytest.raises(jax.errors.ConcretizationTypeError):
         jax.eval_shape(epoch(shown), state)

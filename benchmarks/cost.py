@@ -1,0 +1,137 @@
+"""What an epoch costs as the work grows: seconds, memory and compilation, measured and drawn.
+
+    python -m benchmarks.cost                  # all curves; some minutes on two CPU cores
+    python -m benchmarks.cost --curve depth    # one of them
+
+From one base (a plain ResNet-20, 64 pictures a step, 1,024 pictures an epoch, one seed) one thing
+is changed at a time. The work should grow in proportion to what is changed: the dashed line. Each
+point is the median epoch of a few; memory is what the compiled step says it needs. The records and
+the figure are written to figures/cost.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import numpy as np
+
+import kdlib
+from kdlib import history, models, plots
+from kdlib.program import Program
+from kdlib.progress import Progress
+
+FIGURES = pathlib.Path(__file__).parents[1] / "figures" / "cost"
+BASE = {"depth": 20, "width": 1, "batch": 64, "pictures": 1024, "seeds": 1}
+CURVES = {
+    "depth": (8, 14, 20, 32, 44, 56),
+    "width": (0.25, 0.5, 1, 2, 3),
+    "batch": (16, 32, 64, 128, 256),
+    "pictures": (256, 512, 1024, 2048),
+    "seeds": (1, 2, 3, 4),
+}
+
+
+def noise(pictures):
+    """Random pictures: what is in them costs nothing."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(pictures) % 10).astype(np.int32)
+    split = kdlib.data.Split(rng.integers(0, 256, (pictures, 32, 32, 3), np.uint8), labels)
+    return kdlib.data.Dataset("noise", "random pictures", tuple("0123456789"), split, split)
+
+
+def measure(depth, width, batch, pictures, seeds, rounds=3) -> dict:
+    """Seconds of an epoch of all seeds, bytes of a step, seconds until the first step has run."""
+    name = f"ResNet{depth}" + (f"x{width}" if width != 1 else "")
+    fused = jax.default_backend() != "cpu"
+    recipe = kdlib.Recipe(batch_size=batch, bfloat16=fused)
+    program = Program(
+        lambda _, seed: models.build(name, 10, seed=seed), noise(pictures), kdlib.Supervised(),
+        recipe, fused,
+    )  # fmt: skip
+    states = [program.init(seed) for seed in range(seeds)]
+    if fused:
+        states = [jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)]
+        arguments = states[0], program.frozen, program.pictures
+        function = program.epoch
+    else:
+        order, zeros = program.order(states[0]), program._zeros(states[0])
+        arguments = states[0], zeros, order, program.frozen, program.pictures
+        function = program.step
+    started = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    first = time.perf_counter() - started
+    needed = function.lower(*arguments).compile().memory_analysis()
+    times, silent = [], Progress("", 1, enabled=False)
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        states = [program.run_epoch(state, silent)[0] for state in states]
+        jax.block_until_ready(states)
+        times.append(time.perf_counter() - started)
+    return {
+        "seconds": times[1:],
+        "bytes": needed.temp_size_in_bytes + needed.argument_size_in_bytes,
+        "first_step_seconds": first,
+        "multiply_adds": models.cost(name).multiply_adds,
+    }
+
+
+def draw(record: dict, path) -> None:
+    """A panel per curve: seconds, and memory, against what was changed."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
+
+    plots.use_style()
+    curves = record["curves"]
+    figure, axes = plt.subplots(2, len(curves), figsize=(2.6 * len(curves), 5), squeeze=False)
+    for (name, points), (above, below) in zip(curves.items(), axes.T, strict=True):
+        xs = [float(x) for x in points]
+        seconds = [statistics.median(point["seconds"]) for point in points.values()]
+        megabytes = [point["bytes"] / 1e6 for point in points.values()]
+        for axis, values in ((above, seconds), (below, megabytes)):
+            axis.plot(xs, values, "o-")
+            axis.set(xscale="log", yscale="log", xticks=xs, xticklabels=[f"{x:g}" for x in xs])
+            axis.set_ylim(min(values) / 1.3, max(values) * 1.3)
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.minorticks_off()
+        power = 2 if name == "width" else 0 if name == "batch" else 1
+        base = xs.index(BASE[name])
+        above.plot(xs, [seconds[base] * (x / xs[base]) ** power for x in xs], "k--", lw=1)
+        above.set_title(name)
+    axes[0, 0].set_ylabel("seconds an epoch")
+    axes[1, 0].set_ylabel("MB a step")
+    figure.suptitle(f"Cost of an epoch, {record['device']}; dashed: in proportion to the work")
+    plots.save(figure, path)
+
+
+def main(arguments=None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cost", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--curve", nargs="+", choices=CURVES, default=list(CURVES))
+    parser.add_argument("--out", type=pathlib.Path, default=FIGURES)
+    options = parser.parse_args(arguments)
+    kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    path = options.out / f"{kind}.json"
+    record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
+    record |= {"device": history.device(), "versions": history.versions(), "base": BASE}
+    for name in options.curve:
+        record["curves"][name] = {}
+        for value in CURVES[name]:
+            found = measure(**BASE | {name: value})
+            record["curves"][name][str(value)] = found
+            seconds = statistics.median(found["seconds"])
+            megabytes, first = found["bytes"] / 1e6, found["first_step_seconds"]
+            print(f"{name:9s} {value:<6} {seconds:7.2f} s an epoch, {megabytes:7.0f} MB, "
+                  f"first step after {first:.1f} s", flush=True)  # fmt: skip
+        history.write_text(path, json.dumps(record, indent=1))
+    draw(record, path.with_suffix(".png"))
+    print(f"record and figure: {path.with_suffix('.*')}")
+
+
+if __name__ == "__main__":
+    main()
