@@ -49,6 +49,18 @@ figures: $(VENV)/.ready         ## rerun the demo with ten seeds, and with fewer
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/labels --figures figures/labels \
 	    --methods plain SoftLogits "AT(beta=100)" --labels 256 128 64 32
 
+# Teacher, then every table, at full scale: hours on a recent GPU, so in pieces. Each call stops after
+# MINUTES, with an error if it isn't done, and the next one goes on: until make reproduce; do :; done
+MINUTES ?= 1e6
+DATASET ?= cifar10
+FULL = $(RUN) -m kdlib.compare --preset full --dataset "$(DATASET)" --seeds 5 --time_budget $(MINUTES) \
+    --train_teacher runs/full/teacher
+reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epochs, five seeds
+	$(FULL) --out runs/full/demo --figures figures/full
+	$(FULL) --table offline --out runs/full/offline --figures figures/full/offline
+	$(FULL) --table online --out runs/full/online --figures figures/full/online
+	$(FULL) --table self --out runs/full/self --figures figures/full/self
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --upgrade pip

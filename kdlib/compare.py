@@ -4,11 +4,13 @@
     python -m kdlib.compare --table offline --seeds 5         # or online, or self
     python -m kdlib.compare --methods plain "AT(beta=300)" mine.py:my_loss --out runs/mine
 
-Every method leaves one JSON record in --figures; the same command resumes where it stopped.
+Every method leaves one JSON record in --figures; the same command resumes where it stopped. With
+--time_budget it stops by itself after so many minutes, between two epochs, with exit status 75.
 """
 
 import argparse
 import pathlib
+import time
 from dataclasses import replace
 
 import kdlib
@@ -17,6 +19,27 @@ from kdlib.data import Dataset
 from kdlib.history import History, write_text
 from kdlib.presets import PRESETS, TABLES, Preset, preset
 from kdlib.train import configuration, evaluate, fit, predict
+
+
+class TimeUp(Exception):
+    """The next epoch would end after the time that was given."""
+
+
+def deadline(minutes: float | None):
+    """What :func:`kdlib.fit` calls after an epoch, to raise :class:`TimeUp` in time.
+
+    The next epoch is expected to take as long as the last one; compiling counts as part of one.
+    """
+    started = last = time.monotonic()
+
+    def on_epoch(record, epoch, seeds):
+        nonlocal last
+        now = time.monotonic()
+        ends, last = now - started + (now - last), now
+        if minutes and ends > 60 * minutes:
+            raise TimeUp(f"epoch {epoch} of {record.protocol['epochs']}")
+
+    return on_epoch
 
 
 def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = None) -> Dataset:
@@ -28,19 +51,24 @@ def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = 
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
-def load_teacher(chosen: Preset, data: Dataset, run_dir=None):
-    """The teacher of a preset: its pretrained checkpoint, or one trained here if it has none."""
+def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=None):
+    """The teacher of a preset: its pretrained checkpoint, or one trained here if it has none.
+
+    Of several ``seeds`` the first one teaches; ``run_dir/history.json`` is the record of all.
+    """
     if chosen.pretrained:
         path = checkpoint.PRETRAINED / chosen.pretrained
         return checkpoint.load_network(path, chosen.teacher, data.num_classes)[0]
-    recipe = chosen.teacher_recipe
-    return fit(chosen.teacher, data, recipe=recipe, run_dir=run_dir, label="teacher").student
+    run = fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
+              label="teacher", on_epoch=on_epoch)  # fmt: skip
+    return run.student
 
 
-def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record):
+def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record,
+               on_epoch=None):  # fmt: skip
     """Train one method, or take its record where the same run has left one.
 
-    ``record`` is the record's file, or None to train in any case.
+    ``record`` is the record's file, or None to train in any case; ``on_epoch`` as in ``fit``.
 
     Returns:
         The record, with the quality of its networks on the test set, and the run if there was one.
@@ -51,7 +79,8 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
         if history.config == configuration(chosen.student, data, who, chosen.recipe, seeds):
             return history, None
     folder = out / report.record_file(method).removesuffix(".json")
-    run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method)
+    run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method,
+              on_epoch=on_epoch)  # fmt: skip
     images, labels = data.test.images, data.test.labels
     shown = predict(teacher, images)
     each = [metrics.quality(predict(network, images), shown, labels) for network in run.students]
@@ -89,6 +118,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
+    add(
+        "--train_teacher",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="train the teacher there, for as many seeds, instead of taking a pretrained one",
+    )
+    add("--teacher_epochs", type=cli.positive, help="epochs of that teacher")
+    add(
+        "--time_budget",
+        type=cli.above_zero,
+        metavar="MINUTES",
+        help="stop in time; the same command goes on",
+    )
+    add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
+    add("--bf16", action="store_true", help="compute convolutions in bfloat16")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
@@ -96,37 +140,61 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_table(options, chosen: Preset, labels: int | None, out: pathlib.Path, figures):
+def run_table(options, chosen: Preset, labels, out: pathlib.Path, figures, on_epoch=None):
     """Train the methods of a table on so many labels and write its report.
 
     Returns:
         The records by method, and the report's text.
     """
     data = load_data(chosen, options.data_path, labels)
-    teacher = load_teacher(chosen, data, out / "teacher")
+    above = options.train_teacher or out / "teacher"
+    seeds = chosen.seeds if options.train_teacher else 1
+    teacher = load_teacher(chosen, data, above, seeds, on_epoch)
     histories, runs, demo = {}, {}, options.table == "demo"
     for method in options.methods or chosen.table(options.table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
-        histories[method], run = run_method(method, chosen, data, teacher, out, record)
+        histories[method], run = run_method(method, chosen, data, teacher, out, record, on_epoch)
         runs |= {method: run} if demo else {}
-    return histories, write_report(histories, runs, data, teacher, figures)
+    text = write_report(histories, runs, data, teacher, figures)
+    if options.train_teacher:
+        record = History.load(above / "history.json")
+        record.save(figures / "teacher.json")
+        text += f"\n\nteacher: {metrics.interval(record.last())} %; {report.protocol(record)}"
+    return histories, text
+
+
+def choose(options) -> Preset:
+    """The preset, with what the flags change of it."""
+    chosen = preset(options.preset)
+    epochs, above = options.epochs or chosen.recipe.epochs, chosen.teacher_recipe
+    above = replace(above, epochs=options.teacher_epochs or above.epochs)
+    recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
+    return replace(
+        chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
+        seeds=options.seeds or chosen.seeds, data=options.dataset or chosen.data,
+        pretrained=None if options.train_teacher else chosen.pretrained,
+    )  # fmt: skip
 
 
 def main(arguments=None) -> None:
     """The command line."""
     options = _parser().parse_args(arguments)
+    on_epoch = deadline(options.time_budget)
     plots.use_style()
-    chosen = preset(options.preset)
-    recipe = replace(chosen.recipe, epochs=options.epochs or chosen.recipe.epochs)
-    chosen = replace(chosen, recipe=recipe, seeds=options.seeds or chosen.seeds)
+    chosen = choose(options)
     for method in options.methods or chosen.table(options.table):
         transfer.make(method)  # a wrong name ends here, before anything is trained
     out = options.out or pathlib.Path("runs") / options.table
     figures, found = options.figures or out / "figures", {}
     for labels in options.labels or [None]:
         part = f"labels-{labels}" if labels else ""
-        found[labels], text = run_table(options, chosen, labels, out / part, figures / part)
+        parts = out / part, figures / part
+        try:
+            found[labels], text = run_table(options, chosen, labels, *parts, on_epoch)
+        except TimeUp as reached:
+            print(f"stopped in time after {reached}; the same command goes on there")
+            raise SystemExit(75) from None
         print(f"\n{text}\n")
     if len(found) > 1:
         plots.save(plots.efficiency(found), figures / "efficiency.png")

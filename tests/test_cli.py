@@ -16,6 +16,7 @@ import kdlib
 import train
 import train_w_kd
 from kdlib import checkpoint, cli, compare
+from kdlib.history import History
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = "--batch_size 16 --train_epoch 2 --val_batch_size 16"
@@ -217,6 +218,34 @@ def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
     assert (figures / "SoftLogits.json").read_text() == records
     with pytest.raises(ValueError, match="unknown method"):
         compare.main(["--preset", "smoke", "--methods", "Wishful"])
+
+
+@pytest.mark.slow
+def test_a_comparison_stops_in_time_and_goes_on_to_the_same_numbers(tmp_path, capsys):
+    """In pieces of an epoch each: the teacher's and the students' curves are those of one run."""
+    arguments = ["--preset", "smoke", "--dataset", "shapes", "--methods", "plain", "SoftLogits",
+                 "--seeds", "1", "--epochs", "2", "--teacher_epochs", "2"]  # fmt: skip
+
+    def command(out, *more):
+        folders = ["--out", out, "--figures", out / "figures", "--train_teacher", out / "above"]
+        compare.main([*arguments, *map(str, folders), *more])
+
+    command(tmp_path / "whole")
+    pieces = 0
+    for _ in range(20):
+        try:
+            command(tmp_path / "pieces", "--time_budget", "0.0001")
+            break
+        except SystemExit as end:
+            assert end.code == 75
+            assert "stopped in time after epoch" in capsys.readouterr().out
+            pieces += 1
+    assert pieces >= 5  # a teacher and two students of two epochs: after each, or all but the last
+    for name in ("teacher", "plain", "SoftLogits"):
+        whole, parts = (History.load(tmp_path / kind / "figures" / f"{name}.json")
+                        for kind in ("whole", "pieces"))  # fmt: skip
+        for metric in ("train_loss", "test_loss"):
+            np.testing.assert_array_equal(whole.curve(metric), parts.curve(metric))
 
 
 @pytest.mark.slow
