@@ -150,7 +150,7 @@ def run_table(options, chosen: Preset, labels, out: pathlib.Path, figures, on_ep
     above = options.train_teacher or out / "teacher"
     seeds = chosen.seeds if options.train_teacher else 1
     teacher = load_teacher(chosen, data, above, seeds, on_epoch)
-    histories, runs, demo = {}, {}, options.table == "demo"
+    histories, runs, demo = {}, {}, options.table == "demo" and data.test.masks is not None
     for method in options.methods or chosen.table(options.table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
