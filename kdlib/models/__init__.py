@@ -58,7 +58,7 @@ def _find(name):
 
 def build(
     name: str, classes: int, *, mean=(127.5,) * 3, std=(64.0,) * 3, seed: int = 0,
-    zero_init: bool = True, dtype=jnp.float32,
+    zero_init: bool = True, dtype=jnp.float32, same_padding: bool = False,
 ) -> Network:  # fmt: skip
     """A freshly initialised network.
 
@@ -71,12 +71,15 @@ def build(
         seed: of the initial weights.
         zero_init: start every residual block as the identity.
         dtype: what convolutions compute in, ``jnp.bfloat16`` for speed on accelerators.
+        same_padding: pad convolutions of stride 2 at the far ends only, as XLA's "SAME" does; for
+            weights of others that were trained so.
 
     Raises:
         ValueError: no such network.
     """
     _, network, number, width = _find(name)
-    return network(Make(classes, mean, std, zero_init, dtype, nnx.Rngs(seed)), number, width)
+    make = Make(classes, mean, std, zero_init, dtype, nnx.Rngs(seed), same_padding)
+    return network(make, number, width)
 
 
 class Cost(NamedTuple):

@@ -40,17 +40,20 @@ class Make(NamedTuple):
     zero_init: bool
     dtype: jnp.dtype
     rngs: nnx.Rngs
+    same_padding: bool = False
 
     def conv(self, c_in, c_out, size, stride=1, groups=1):
         """A convolution without bias that pads symmetrically, as the published networks do.
 
         Flax's default, "SAME", pads stride-2 convolutions on one side only: others' weights would
-        load and then score a little less.
+        load and then score a little less. With ``same_padding`` it pads as "SAME" does on maps of
+        even sides, for weights that were trained so.
         """
+        near = max(size // 2 - (stride - 1) * self.same_padding, 0)  # of strides 1 and 2
         return nnx.Conv(
-            c_in, c_out, (size, size), strides=stride, padding=size // 2, use_bias=False,
-            feature_group_count=groups, dtype=self.dtype, conv_general_dilated=convolve,
-            rngs=self.rngs,
+            c_in, c_out, (size, size), strides=stride, padding=((near, size // 2),) * 2,
+            use_bias=False, feature_group_count=groups, dtype=self.dtype,
+            conv_general_dilated=convolve, rngs=self.rngs,
         )  # fmt: skip
 
     def norm(self, channels, ends_block=False):
@@ -110,6 +113,7 @@ class Network(nnx.Module):
 
     def __init__(self, make: Make, stages: list[Stage], channels: int):
         self.normalise = Normalise(make.mean, make.std, make.dtype)
+        self.same_padding = make.same_padding
         self.stages = nnx.data(stages)
         self.classifier = nnx.Linear(channels, make.classes, rngs=make.rngs)
 
