@@ -16,7 +16,8 @@ def main(arguments=None):
     flag("--student_arch", default="ResNet32", help="ResNet32")
     flag("--teacher_arch", help="Offline: checked against the teacher's file; Online: its network")
     flag("--teacher_param", default="pretrained/res56_c10",
-         help="the teacher's checkpoint (%(default)s); only Offline needs one")
+         help="the teacher's checkpoint (%(default)s), ours or of others; only Offline needs one")
+    flag("--teacher_normalise", **cli.NORMALISE)
     flag("--distiller", default="SoftLogits",
          help="what is taught: SoftLogits, 'SoftLogits(alpha=0.5) + AT(beta=500)', file.py:Name; "
               "or an online or self-distillation method, DML, 'BYOT(alpha=0.2)'")
@@ -34,9 +35,13 @@ def main(arguments=None):
     )
     data = cli.load_data(options)
     if method.family == "Offline":
-        method.teacher = cli.load_network(
-            options.teacher_param, options.teacher_arch, options, data
+        method.teacher, facts = cli.load_network(
+            options.teacher_param, options.teacher_arch, options, data, options.teacher_normalise
         )
+        options.teacher = {key: facts.get(key) for key in ("architecture", "normalise")}
+        options.teacher["file"] = options.teacher_param
+        if "normalise" in facts:
+            print(f"teacher: {facts['architecture']}, inputs normalised by {facts['normalise']}")
     cli.train_and_report(options.student_arch, method, options, data)
 
 

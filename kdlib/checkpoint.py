@@ -1,6 +1,7 @@
 """Saving and restoring: training states to resume, networks to publish and to teach.
 
 Both are one safetensors file (flat names, no pickle, metadata in the header), replaced in one step.
+Files of others that can teach are read too: :mod:`kdlib.others`.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from kdlib import models
+from kdlib import models, others
 from kdlib.history import replacing, write_text
 from kdlib.names import require
 
@@ -51,7 +52,8 @@ def restore_tree(path, like):
 
 
 def _fill(like, arrays, complaint):
-    leaves = []
+    leaves, unknown = [], arrays.keys() - {name for name, _ in named_leaves(like)}
+    require(not unknown, f"{complaint}: it has no '{min(unknown, default='')}'")
     for name, leaf in named_leaves(like):
         fits = name in arrays and arrays[name].shape == _raw(leaf).shape
         require(fits, f"{complaint}: '{name}' is missing or has another shape")
@@ -77,24 +79,30 @@ def save_network(path, model: nnx.Module, metadata: dict) -> None:
 
     :func:`load_network` needs ``architecture`` and ``classes`` (a list of names) in the metadata.
     """
+    metadata = metadata | {"same_padding": getattr(model, "same_padding", False)}
     save_tree(_with_suffix(path), nnx.to_pure_dict(nnx.state(model)), metadata)
 
 
 def load_network(path, architecture: str | None = None, classes: int | None = None,
-                 dtype=jnp.float32):  # fmt: skip
+                 dtype=jnp.float32, normalise=None):  # fmt: skip
     """A network in evaluation mode, and its metadata.
 
     Args:
         path: with or without ``.safetensors``; checked against a ``MANIFEST.json`` that lists it.
+            The original cookbook's files and PyTorch's are taken too, and told by their content.
         architecture, classes: what it must hold, in any spelling, and how many; None takes all.
         dtype: what its convolutions compute in.
+        normalise: ``(mean, std)`` of the inputs, where a file of others doesn't hold them: as in
+            :func:`kdlib.others.read`; the metadata's ``normalise`` says what was taken.
 
     Raises FileNotFoundError without a file, ValueError for a damaged one or what it must not hold.
     """
-    path = _with_suffix(path)
-    arrays, metadata = load_arrays(path)
+    path = pathlib.Path(path).expanduser()
+    path = path if path.is_file() else _with_suffix(path)
+    arrays, metadata = (path.is_file() and others.read(path, normalise)) or load_arrays(path)
+    require(not normalise or "normalise" in metadata, f"{path} holds its own input statistics")
     listed = manifest(path.parent).get(path.stem)
-    intact = not listed or listed["sha256"] == sha256(path)
+    intact = not listed or listed["file"] != path.name or listed["sha256"] == sha256(path)
     require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
     require({"architecture", "classes"} <= metadata.keys(),
             f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
@@ -104,7 +112,8 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     require(classes in (None, known), f"{path} knows {known} classes and the data has {classes}: "
             "train a teacher on this data, or choose the data it was trained on")  # fmt: skip
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
-    blank = nnx.eval_shape(lambda: models.build(held, known, mean=ones, std=ones, dtype=dtype))
+    told = {"mean": ones, "std": ones, "same_padding": metadata.get("same_padding", False)}
+    blank = nnx.eval_shape(lambda: models.build(held, known, dtype=dtype, **told))
     blank.eval()
     graph, state = nnx.split(blank)
     state = _fill(nnx.to_pure_dict(state), arrays, f"{path} is no {held}")

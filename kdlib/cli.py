@@ -24,6 +24,8 @@ from kdlib.names import require
 from kdlib.train import Recipe, fit
 
 EXAMPLES = __doc__.partition("\n\n")[2]  # what --help ends with
+NORMALISE = {"type": float, "nargs": 6, "metavar": ("MEAN",) * 3 + ("STD",) * 3, "help":
+             "of a PyTorch file's inputs, pixels from 0 to 1 (those of its authors)"}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,17 +129,21 @@ def load_data(options) -> Dataset:
                 data_dir=options.data_path, image_size=options.image_size)  # fmt: skip
 
 
-def load_network(path, architecture, options, data):
-    """A checkpoint for this data, computing as the flags say."""
-    dtype = jax.numpy.bfloat16 if options.bfloat16 else jax.numpy.float32
-    return checkpoint.load_network(path, architecture, data.num_classes, dtype)[0]
+def load_network(path, architecture, options, data, normalise=None):
+    """A checkpoint for this data, computing as the flags say, and its metadata.
+
+    ``normalise`` are the numbers of a flag :data:`NORMALISE`.
+    """
+    dtype = jax.numpy.bfloat16 if getattr(options, "bfloat16", False) else jax.numpy.float32
+    given = normalise and (normalise[:3], normalise[3:])
+    return checkpoint.load_network(path, architecture, data.num_classes, dtype, given)
 
 
 def train_and_report(name: str, transfer, options, data) -> None:
     """Train, then leave networks, figures and a summary under ``--train_path``."""
     name = student = models.canonical(name)
     if options.trained_param:
-        student = lambda seed: load_network(options.trained_param, name, options, data)
+        student = lambda seed: load_network(options.trained_param, name, options, data)[0]
         student(0)  # errors come before any training
         student.__name__ = f"{name} from {options.trained_param}"
     run_dir = options.train_path.expanduser()
@@ -151,6 +157,7 @@ def train_and_report(name: str, transfer, options, data) -> None:
     facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
     facts |= {key: config[key] for key in ("recipe", "distiller")}
     facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
+    facts["teacher"] = getattr(options, "teacher", None)
     if not isinstance(run.student, models.Network):  # SimKD's, an ensemble: not to be built by name
         facts["architecture"] = f"{name} in {type(run.student).__name__}"
     for place, (seed, network) in enumerate(zip(history.seeds, run.students, strict=True)):

@@ -25,9 +25,9 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
-    "names", "data", "models", "metrics", "distillers", "transfer", "history", "checkpoint",
-    "progress", "dot", "program", "train", "analysis", "tensorboard", "report", "plots", "check",
-    "presets", "cli", "compare",
+    "names", "data", "models", "metrics", "distillers", "transfer", "history", "others",
+    "checkpoint", "progress", "dot", "program", "train", "analysis", "tensorboard", "report",
+    "plots", "check", "presets", "cli", "compare",
 ]  # fmt: skip
 
 
