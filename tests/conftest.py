@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("MALLOC_ARENA_MAX", "8")  # kdlib leaves glibc alone: workers share a memory
 if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):
     # Networks as small as these gain nothing from a second core, but workers that share cores
     # wait for each other's threads: each gets a core to itself.
