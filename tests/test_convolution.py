@@ -55,6 +55,7 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
     calls = lambda *args: jax.jit(gradients).lower(*args).compile().as_text().count("__onednn$conv")
     assert calls(x, kernel) == 3
     assert calls(x[:16], kernel) == 0  # too small
+    assert calls(x, jnp.ones((1, 1, 8, 64))) == 0  # padded by more than the kernel reaches
     assert calls(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == 0
     stack = jnp.stack([kernel, 2 * kernel])
     found = jax.vmap(loss, (None, 0))(x, stack)
