@@ -39,7 +39,7 @@ def _keep_memory() -> None:
     """Have glibc keep what is freed, unless the environment gives it other orders.
 
     A step on a CPU works in one block of up to a gigabyte. Given back after each step, it has to be
-    had again page by page: a fifth of a step's time.
+    had again page by page.
     """
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         tell = getattr(ctypes.CDLL(None), "mallopt", lambda *order: None)  # other C libraries: none

@@ -122,15 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         "--train_teacher",
         type=pathlib.Path,
         metavar="DIR",
-        help="train the teacher there, for as many seeds, instead of taking a pretrained one",
+        help="train the teacher there, all seeds",
     )
     add("--teacher_epochs", type=cli.positive, help="epochs of that teacher")
-    add(
-        "--time_budget",
-        type=cli.above_zero,
-        metavar="MINUTES",
-        help="stop in time; the same command goes on",
-    )
+    add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
     add("--bf16", action="store_true", help="compute convolutions in bfloat16")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")

@@ -1,7 +1,7 @@
 """A convolution that is fast on a CPU too, and so are its gradients.
 
-XLA's CPU back end runs convolutions at less than half of oneDNN's speed, and gathers the patches of
-the whole batch for a weight gradient. jaxlib for x86 ships oneDNN, which PyTorch's convolutions
+XLA's CPU back end runs convolutions slower than oneDNN, and gathers the patches of the whole batch
+for a weight gradient. jaxlib for x86 ships oneDNN, which PyTorch's convolutions
 come from as well, and XLA knows how to call it (openxla/xla,
 ``xla/service/cpu/onednn_convolution.cc``), but no option makes it do so. Hence it is called here by
 name. What the call is told has no promised form, so only what it was tried on gets it, and
@@ -62,7 +62,7 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
 
 
 def _in_chunks(plain, x, kernel, gradient):
-    """XLA's weight gradient a few pictures at a time, and their sum: about half the time.
+    """XLA's weight gradient a few pictures at a time, and their sum, which is faster.
 
     XLA takes it as a convolution with a window as large as the map; the patches of 128 pictures of
     32x32, 16x16 or 8x8 are far more than caches hold.
