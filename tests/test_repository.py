@@ -83,7 +83,7 @@ def test_files_and_functions_are_read_in_one_sitting():
                 assert length <= 75, f"{path.name}:{node.name}: {length} lines"
     # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, teachers from elsewhere: no
     # room for a second way to do a thing.
-    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3800
+    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3750
 
 
 def test_public_functions_are_documented():
