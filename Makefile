@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 # Colab runs Python 3.13; any other will do where there is none.
 COLAB  ?= $(shell python3.13 -c 'print("python3.13")' 2>/dev/null || echo $(PYTHON))
 
-.PHONY: demo test test-unit test-notebooks test-colab lab notebooks bench figures reproduce clean
+.PHONY: demo test test-unit test-notebooks test-colab lab notebooks bench figures records reproduce clean
 
 demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded data: table and figures
 	$(RUN) -m kdlib.compare --preset workshop --out runs/demo
@@ -44,22 +44,31 @@ bench: $(VENV)/.ready           ## kdlib against PyTorch, in turns; a record in 
 	$(RUN) -m pip install -q -e ".[bench]"
 	$(RUN) -m benchmarks.speed
 
-figures: $(VENV)/.ready         ## rerun the demo with ten seeds, and with fewer labels, and keep records and pictures
+figures: $(VENV)/.ready         ## draw published tables, figures and README's numbers from their records; nothing is trained
+	$(RUN) figures/draw.py
+
+records: $(VENV)/.ready         ## measure again what README shows of the embedded set: an hour or two on a CPU
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/shapes --figures figures/shapes
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/labels --figures figures/labels \
 	    --methods plain SoftLogits "AT(beta=100)" --labels 256 128 64 32
+	$(RUN) figures/watch.py
+	$(MAKE) figures
 
 # Teacher, then every table, at full scale: hours on a recent GPU, so in pieces. Each call stops after
 # MINUTES, with an error if it isn't done, and the next one goes on: until make reproduce; do :; done
+# PRESET=reduced SEEDS=3 is the same on a CPU, in hours: fewer layers, labels and epochs.
 MINUTES ?= 1e6
+PRESET  ?= full
+SEEDS   ?= 5
 DATASET ?= cifar10
-FULL = $(RUN) -m kdlib.compare --preset full --dataset "$(DATASET)" --seeds 5 --time_budget $(MINUTES) \
-    --train_teacher runs/full/teacher
+MEASURE = $(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
+    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher
 reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epochs, five seeds
-	$(FULL) --out runs/full/demo --figures figures/full
-	$(FULL) --table offline --out runs/full/offline --figures figures/full/offline
-	$(FULL) --table online --out runs/full/online --figures figures/full/online
-	$(FULL) --table self --out runs/full/self --figures figures/full/self
+	$(MEASURE) --out runs/$(PRESET)/demo --figures figures/$(PRESET)
+	$(MEASURE) --table offline --out runs/$(PRESET)/offline --figures figures/$(PRESET)/offline
+	$(MEASURE) --table online --out runs/$(PRESET)/online --figures figures/$(PRESET)/online
+	$(MEASURE) --table self --out runs/$(PRESET)/self --figures figures/$(PRESET)/self
+	$(RUN) figures/draw.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -20,6 +20,8 @@ from kdlib.history import History, write_text
 from kdlib.presets import PRESETS, TABLES, Preset, preset
 from kdlib.train import configuration, evaluate, fit, predict
 
+TEACHER = "teacher.json"  # beside the methods' records, where the teacher was trained
+
 
 class TimeUp(Exception):
     """The next epoch would end after the time that was given."""
@@ -32,7 +34,7 @@ def deadline(minutes: float | None):
     """
     started = last = time.monotonic()
 
-    def on_epoch(record, epoch, seeds):
+    def on_epoch(record, epoch, seeds, networks):
         nonlocal last
         now = time.monotonic()
         ends, last = now - started + (now - last), now
@@ -90,23 +92,29 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
     return run.history, run
 
 
-def write_report(histories: dict[str, History], runs: dict, data: Dataset, teacher, out) -> str:
-    """The tables of finished runs. They, the figures and the records behind them go to ``out``."""
-    accuracy = evaluate(teacher, data.test)["accuracy"]
-    report.Records(accuracy, histories).save(out)
-    if len(histories) <= len(plots.COLOURS):
-        plots.save(plots.curves(histories, teacher=accuracy), out / "curves.png")
-    last = {name: history.last() for name, history in histories.items()}
-    plots.save(plots.comparison(last, teacher=accuracy), out / "comparison.png")
-    if data.test.masks is not None and runs:
-        networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
-        shown = data.test.take(slice(8))
-        plots.save(plots.network_attention(networks, shown), out / "attention.png")
-    table = report.results_table(histories, teacher=accuracy)
-    protocol = report.protocol(next(iter(histories.values())))
-    text = f"{table}\n\n{report.quality_table(histories)}\n\n{protocol}"
-    write_text(out / "table.md", text)
-    return text
+def tables(records: report.Records, out: pathlib.Path) -> str:
+    """The tables of finished runs and how they were measured, also written to ``out/table.md``."""
+    teacher, histories = records
+    parts = [report.results_table(histories, teacher=teacher), report.quality_table(histories),
+             report.protocol(next(iter(histories.values())))]  # fmt: skip
+    if (out / TEACHER).exists():
+        above = History.load(out / TEACHER)
+        parts += [f"teacher: {metrics.interval(above.last())} %; {report.protocol(above)}"]
+    write_text(out / "table.md", "\n\n".join(parts))
+    return "\n\n".join(parts)
+
+
+def draw(records: report.Records, out: pathlib.Path) -> None:
+    """The figures of finished runs, written to ``out``."""
+    teacher, histories = records
+    curves = plots.curves if len(histories) <= len(plots.COLOURS) else plots.panels
+    accuracies = {name: history.last() for name, history in histories.items()}
+    plots.save(curves(histories, teacher=teacher), out / "curves.png")
+    plots.save(plots.comparison(accuracies, teacher), out / "comparison.png")
+    plots.save(plots.cost(histories), out / "cost.png")
+    plots.save(plots.calibration(histories), out / "calibration.png")
+    if len(histories) > 1 and teacher > next(iter(accuracies.values())).mean():
+        plots.save(plots.gap_closed(histories, teacher), out / "gap.png")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,12 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add(
-        "--train_teacher",
-        type=pathlib.Path,
-        metavar="DIR",
-        help="train the teacher there, all seeds",
-    )
+    add("--train_teacher", type=pathlib.Path, metavar="DIR", help="train it there, all seeds")
     add("--teacher_epochs", type=cli.positive, help="epochs of that teacher")
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
@@ -151,12 +154,16 @@ def run_table(options, chosen: Preset, labels, out: pathlib.Path, figures, on_ep
         record = None if demo else figures / report.record_file(method)
         histories[method], run = run_method(method, chosen, data, teacher, out, record, on_epoch)
         runs |= {method: run} if demo else {}
-    text = write_report(histories, runs, data, teacher, figures)
-    if options.train_teacher:
-        record = History.load(above / "history.json")
-        record.save(figures / "teacher.json")
-        text += f"\n\nteacher: {metrics.interval(record.last())} %; {report.protocol(record)}"
-    return histories, text
+    records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
+    records.save(figures)
+    if (above / "history.json").exists():
+        History.load(above / "history.json").save(figures / TEACHER)
+    if demo:
+        networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
+        maps = plots.network_attention(networks, data.test.take(slice(8)))
+        plots.save(maps, figures / "attention.png")
+    draw(records, figures)
+    return histories, tables(records, figures)
 
 
 def choose(options) -> Preset:

@@ -57,6 +57,11 @@ class History:
         """Epochs that every seed has finished."""
         return min(len(curve) for curve in self.curves["seconds"]) if self.curves else 0
 
+    def seconds(self) -> float:
+        """Training time of a seed: the median epoch times the epochs, so that one slow epoch on a
+        shared machine changes nothing."""
+        return float(np.median(self.curve("seconds")) * self.epochs)
+
     def save(self, path) -> None:
         """Write as JSON; a reader never sees half a file."""
         write_text(path, json.dumps(asdict(self)))

@@ -14,7 +14,7 @@ class Preset:
     """One scale of the same story. Notebooks and ``kdlib.compare`` read their sizes from it.
 
     Attributes:
-        name: ``smoke``, ``workshop`` or ``full``.
+        name: ``smoke``, ``workshop``, ``reduced`` or ``full``.
         data: name of the data set; ``subset`` labelled pictures of it train the students.
         test: number of test pictures, None for all.
         teacher: architecture; ``pretrained`` the checkpoint that holds it, None to train one.
@@ -80,7 +80,13 @@ FULL = Preset(
     student="ResNet32", teacher_recipe=Recipe(), recipe=Recipe(), beta=1000.0, seeds=3,
 )  # fmt: skip
 
-PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, FULL)}
+# ``full`` where there is no GPU: the same recipe with fewer layers, labels and epochs.
+REDUCED = replace(
+    FULL, name="reduced", subset=20_000, teacher="ResNet20", pretrained=None, student="ResNet8",
+    teacher_recipe=Recipe(epochs=20), recipe=Recipe(epochs=10),
+)  # fmt: skip
+
+PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, REDUCED, FULL)}
 
 
 def preset(name: str | None = None) -> Preset:

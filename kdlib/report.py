@@ -74,8 +74,6 @@ def results_table(
     baseline = baseline or next(iter(histories))
     base = histories[baseline]
     low = base.last().mean()
-    # The median epoch, times the epochs: one slow epoch on a shared machine changes nothing.
-    cost = lambda history: np.median(history.curve("seconds")) * history.epochs
     rows = [["method", "test accuracy (%)", "difference", "verdict", "gap closed", "training time",
              "passes", "extra parameters", "best epoch on test (%)"]]  # fmt: skip
     if teacher is not None:
@@ -92,7 +90,7 @@ def results_table(
         passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
         extra = facts.get("trained_parameters", facts["parameters"]) / facts["parameters"] - 1
         best = str(metrics.interval(history.best()))
-        time = f"x {cost(history) / cost(base):.2f}"
+        time = f"x {history.seconds() / base.seconds():.2f}"
         rows.append([*row, time, passes, f"{100 * extra:.0f} %", best])
     return markdown(rows)
 

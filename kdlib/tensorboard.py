@@ -11,7 +11,7 @@ class Writer:
     def __init__(self, run_dir: pathlib.Path):
         self.folder, self.writers = run_dir / "events", {}
 
-    def __call__(self, history: History, epoch: int, seeds: list[int]) -> None:
+    def __call__(self, history: History, epoch: int, seeds: list[int], networks=None):
         from tensorboardX import SummaryWriter
 
         for seed in seeds:

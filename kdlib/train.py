@@ -86,7 +86,7 @@ def fit(
     transfer: Supervised | None = None, recipe: Recipe = Recipe(), *,
     seeds: int | Sequence[int] = 1, run_dir: str | pathlib.Path | None = None,
     label: str | None = None, fused: bool | None = None, progress: bool = True,
-    on_epoch: Callable[[History, int, list[int]], None] | None = None,
+    on_epoch: Callable[[History, int, list[int], Callable], None] | None = None,
 ) -> Run:  # fmt: skip
     """Train a network, once per seed.
 
@@ -101,7 +101,8 @@ def fit(
         label: a name for the progress display.
         fused: whole epochs and all seeds in one program; None decides by the hardware.
         progress: whether to show it.
-        on_epoch: called after every epoch with the record, the epoch and the seeds it trained.
+        on_epoch: called after every epoch with the record, the epoch, the seeds it trained, and a
+            function that returns their networks as they are now.
 
     Raises:
         ValueError: a batch larger than the data, a teacher that knows another number of classes, or
@@ -128,8 +129,11 @@ def fit(
             states += _train_group(program, group, record, run_dir, shown, on_epoch)
     if run_dir:
         record.save(run_dir / "history.json")
-    students = [program.deployed(state.params, state.rest, program.frozen) for state in states]
-    return Run(record, students, [program.trained(state) for state in states])
+    return Run(record, _deployed(program, states), [program.trained(state) for state in states])
+
+
+def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
+    return [program.deployed(state.params, state.rest, program.frozen) for state in states]
 
 
 def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
@@ -149,6 +153,10 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
     def start(generation=0):
         states = [program.init(seed + 100_000 * generation) for seed in group]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states) if fused else states[0]
+
+    def each() -> list[TrainState]:
+        seed_of = lambda place: jax.tree.map(lambda leaf: leaf[place], state)
+        return [seed_of(place) for place in range(len(group))] if fused else [state]
 
     state, first, places = start(), 0, [record.seeds.index(seed) for seed in group]
     file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))}{checkpoint.SUFFIX}"
@@ -181,9 +189,8 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             record.save(run_dir / "history.json")
         shown.epoch(record, epoch + 1, program.epochs, group)
         if on_epoch:
-            on_epoch(record, epoch + 1, group)
-    seed_of = lambda place: jax.tree.map(lambda leaf: leaf[place], state)
-    return [seed_of(place) for place in range(len(group))] if fused else [state]
+            on_epoch(record, epoch + 1, group, lambda: _deployed(program, each()))
+    return each()
 
 
 def _check(data, transfer, recipe, seeds):

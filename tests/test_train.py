@@ -406,3 +406,22 @@ def test_a_log_gets_one_line_per_epoch(tiny, capsys):
     fit(STUDENT, tiny, None, QUICK, label="mine")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all(line.startswith("mine  seed 0  epoch") for line in lines)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_networks_can_be_watched_while_they_learn(tiny, fused):
+    """After every epoch, the networks as they are: what is tested then, and not yet the last."""
+    seen = {}
+
+    def watch(record, epoch, seeds, networks):
+        for seed, network in zip(seeds, networks(), strict=True):
+            found = kdlib.evaluate(network, tiny.test)["accuracy"]
+            assert found == pytest.approx(record.curves["test_accuracy"][seed][epoch - 1], abs=1e-6)
+            seen[seed, epoch] = np.asarray(network.classifier.kernel[...])
+
+    run = kdlib.fit("ResNet8x0.25", tiny, None, Recipe(epochs=2, batch_size=32), seeds=2,
+                    fused=fused, on_epoch=watch, progress=False)  # fmt: skip
+    assert sorted(seen) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    for seed, network in enumerate(run.students):
+        np.testing.assert_array_equal(seen[seed, 2], network.classifier.kernel[...])
+        assert not np.array_equal(seen[seed, 1], seen[seed, 2])

@@ -1,0 +1,194 @@
+"""Draw every published table, figure and sentence with a number from the records beside this file.
+
+    python figures/draw.py                 # what `make figures` runs; nothing is trained
+
+README.md holds what is written here between ``<!-- draw.py: NAME -->`` and ``<!-- end -->``. A
+sentence says more than its numbers, so those that draw a conclusion name the verdict they need:
+where the records no longer give it, the sentence is refused and has to be written anew.
+"""
+
+import itertools
+import json
+import pathlib
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from kdlib import compare, load, metrics, plots, report
+from kdlib.history import History
+from kdlib.names import require
+
+HERE = pathlib.Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+TABLES = ("shapes", "offline", "online", "self", "reduced", "full")
+WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+# One run each, on the original CIFAR-10 (sseung0703/Lightweighting_Cookbook: KD/README.md).
+ORIGINAL = {
+    "teacher": 93.96, "plain": 93.15, "SoftLogits": 93.41, "AT(beta=1000)": 93.74,
+    "SoftLogits + AT(beta=1000)": None,
+}  # fmt: skip
+
+
+def verdict(records, name: str, expected: str, baseline: str = "plain") -> str:
+    """The paired difference of two methods, ``"4.7 ± 3.6"``, if its verdict is the expected one."""
+    difference, found = metrics.compare(
+        records.histories[name].last(), records.histories[baseline].last()
+    )
+    require(found == expected, f"{name} is {found}, not {expected}, than {baseline}: rewrite this")
+    return str(difference).lstrip("-")
+
+
+def judged(records, wanted: str, baseline: str = "plain") -> list[str]:
+    """Methods with that verdict against the baseline, the best first."""
+    last = {name: history.last() for name, history in records.histories.items()}
+    found = [
+        n for n in last if n != baseline and metrics.compare(last[n], last[baseline])[1] == wanted
+    ]
+    return sorted(found, key=lambda name: -last[name].mean())
+
+
+def accuracy(records, name: str) -> str:
+    return str(metrics.interval(records.histories[name].last()))
+
+
+def listed(words) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def table(records) -> str:
+    """The table of results and the line that says how they were measured."""
+    found = report.results_table(records.histories, teacher=records.teacher)
+    return f"{found}\n\n*{protocol(records)}.*"
+
+
+def protocol(records) -> str:
+    return report.protocol(next(iter(records.histories.values())))
+
+
+def shapes() -> str:
+    records, half = report.recorded("shapes"), report.recorded("labels/labels-128")
+    both, attention = "SoftLogits + AT(beta=100)", "AT(beta=100)"
+    verdict(records, attention, "inconclusive")
+    return f"""{table(records)} Intervals are 95 % over seeds, differences are paired by seed, and a verdict needs the interval to exclude zero.
+
+![Test accuracy of four ways to train the same student, one dot per seed](figures/shapes/comparison.png)
+
+With 256 labelled pictures the small student stays below its teacher, which was trained on 16,000. Soft logits gain {verdict(records, "SoftLogits", "better")} points, {verdict(records, both, "better")} with attention beside them; attention transfer alone, at weight 100, makes no difference that ten seeds could show. With *half* the labels it is the other way round: the plain student falls to {accuracy(half, "plain")} %, soft logits gain {verdict(half, "SoftLogits", "better")} and attention {verdict(half, attention, "better")} ([figures/labels](figures/labels), ten seeds)."""
+
+
+def methods() -> str:
+    records, online, alone = (report.recorded(name) for name in ("offline", "online", "self"))
+    cheap = lambda name: records.histories[name].protocol["teacher_passes"] == 1
+    better = [name for name in judged(records, "better") if cheap(name)]
+    longer = set(judged(records, "better", "Longer"))
+    ahead = [name for name in judged(records, "better", "SoftLogits") if cheap(name)]
+    lower = [name for name in reversed(judged(records, "worse")) if name not in ahead]
+    deep = "BYOT(alpha=0, beta=0)"
+    for others in (online, alone):
+        beat = {*judged(others, "better")} - {"Longer", deep}
+        require(not beat, f"{beat} beat plain: rewrite this")
+        require(not judged(others, "better", "Longer"), "a method beats Longer: rewrite this")
+    quote = lambda names: listed([f"`{name}`" for name in names])
+    scores = lambda names: ", ".join(f"`{name}` {accuracy(records, name)}" for name in names)
+    times = alone.histories["Longer"].seconds() / alone.histories["plain"].seconds()
+    return f"""![Test accuracy of every distiller on the embedded set, one dot per seed](figures/offline/comparison.png)
+
+*{protocol(records)}.* Three things to read from them:
+
+- Plain training reaches {accuracy(records, "plain")} %, and {accuracy(records, "Longer")} % with twice the epochs. {WORDS[len(better)].capitalize()} distillers beat it by more than chance at one forward pass of the teacher per picture ({scores(better)}); {quote([name for name in better if name in longer])} also beat twice the epochs. Against `SoftLogits` ({accuracy(records, "SoftLogits")}) only {quote(ahead)} are ahead by more than chance. With so many comparisons at 95 %, one in twenty is luck.
+- Published weights do not travel by themselves: {scores(lower)} are far below plain training at this length, learning rate and batch. Notebook [06](notebooks/06_method_zoo.ipynb) measures why and carries a weight over.
+- Nothing that online and self-distillation methods distil beats plain training by more than chance here, and none of them is ahead of twice the epochs, which take {times:.2f} times as long. What does is deep supervision, `BYOT` without its distillation (`alpha=0, beta=0`): a gain of {verdict(alone, deep, "better")}.
+
+![What share of its distance to the teacher each distiller closes, paired by seed](figures/offline/gap.png)"""
+
+
+def full() -> str:
+    """The original's table and ours; rows that nobody has measured say so."""
+    there = (HERE / "full" / "records.json").exists()
+    records = report.recorded("full") if there else None
+    rows = [["method", "original (one run, %)", "here (%)", "difference to plain", "verdict"]]
+    for name, published in ORIGINAL.items():
+        row = [name, f"{published}" if published else "", "not measured", "", ""]
+        if there and name == "teacher":
+            row[2] = str(metrics.interval(History.load(HERE / "full" / compare.TEACHER).last()))
+        elif there and name in records.histories:
+            row[2] = accuracy(records, name)
+            if name != "plain":
+                base = records.histories["plain"].last()
+                row[3:] = map(str, metrics.compare(records.histories[name].last(), base))
+        rows.append(row)
+    how = protocol(records) if there else "ResNet-56 to ResNet-32, CIFAR-10, 200 epochs, 5 seeds"
+    return f"{report.markdown(rows)}\n\n*{how}.*"
+
+
+BLOCKS = {"shapes": shapes, "methods": methods, "full": full}
+
+
+def fill(text: str) -> str:
+    """A text whose blocks are written anew from the records; ValueError for an unknown block."""
+
+    def write(match):
+        require(match[2] in BLOCKS, f"no block '{match[2]}': there are {', '.join(BLOCKS)}")
+        return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- draw\.py: (\w+) -->)\n.*?\n(<!-- end -->)", write, text, flags=re.DOTALL)
+
+
+def attention(folder: pathlib.Path) -> None:
+    """Attention on the object by epoch, and the maps of one seed, from ``watch.py``'s record."""
+    record = json.loads((folder / "record.json").read_text())
+    figure, axis = plt.subplots(figsize=(6, 3.6))
+    for place, (name, found) in enumerate(record["methods"].items()):
+        shares, colour = 100 * np.array(found["shares"]), plots.COLOURS[place]
+        axis.plot(found["epochs"], shares.mean(0), label=name, color=colour)
+        axis.fill_between(
+            found["epochs"], shares.min(0), shares.max(0), color=colour, alpha=0.15, lw=0
+        )
+    for level, words in ((record["teacher"]["share"], "teacher"), (record["area"], "its area")):
+        axis.axhline(100 * level, color="black", ls="--", lw=1, marker="")
+        axis.annotate(words, (1, 100 * level), (0, 3), textcoords="offset points")
+    axis.set(xlabel="epoch", ylabel="attention on the object (%)")
+    axis.legend()
+    plots.save(figure, folder / "share.png")
+
+    epochs = (1, 8, 24, 48, record["epochs"])
+    pictures = load("shapes").test.images[: len(record["teacher"]["maps"])]
+    rows = {"": [pictures, record["teacher"]["maps"]]}
+    rows |= {name: [found["maps"][str(epoch)] for epoch in epochs]
+             for name, found in record["methods"].items()}  # fmt: skip
+    figure, axes = plt.subplots(len(rows), len(epochs), figsize=(10, 3.6))
+    for line, (name, tiles) in zip(axes, rows.items(), strict=True):
+        heads = [f"epoch {epoch}" for epoch in epochs] if name else ["pictures", "teacher"]
+        for axis, head, tile in itertools.zip_longest(line, heads, tiles):
+            if tile is None:
+                axis.axis("off")
+                continue
+            axis.imshow(np.concatenate(list(np.asarray(tile)), 1), cmap="magma", vmax=0.08)
+            axis.set(xticks=[], yticks=[])
+            if not name or name == "plain":
+                axis.set_title(head, fontsize=9)
+        line[0].set_ylabel(name.replace("AT(", "\nAT("), rotation=0, ha="right", va="center",
+                           fontsize=9)  # fmt: skip
+    plots.save(figure, folder / "maps.png")
+
+
+def main() -> None:
+    plots.use_style()
+    for name in TABLES:
+        if (HERE / name / "records.json").exists():
+            compare.draw(report.recorded(name), HERE / name)
+            compare.tables(report.recorded(name), HERE / name)
+    labels = {int(f.name.removeprefix("labels-")): f for f in (HERE / "labels").glob("labels-*")}
+    found = {count: report.Records.load(folder) for count, folder in labels.items()}
+    for count, records in found.items():
+        compare.tables(records, labels[count])
+    curves = {count: records.histories for count, records in found.items()}
+    plots.save(plots.efficiency(curves), HERE / "labels" / "efficiency.png")
+    attention(HERE / "attention")
+    README.write_text(fill(README.read_text()))
+
+
+if __name__ == "__main__":
+    main()
