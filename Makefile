@@ -30,7 +30,7 @@ test-notebooks: $(VENV)/.ready
 
 test-colab: VENV = .venv-colab
 test-colab: .venv-colab/.ready  ## the quick tests and the quickstart on Colab's versions
-	$(PYTEST) --dist worksteal -m "not slow" tests
+	$(PYTEST) --dist worksteal -m "not slow and not formula" tests
 	$(NBVAL) notebooks/00_quickstart.ipynb
 
 lab: $(VENV)/.ready             ## open the notebooks
@@ -61,13 +61,11 @@ MINUTES ?= 1e6
 PRESET  ?= full
 SEEDS   ?= 5
 DATASET ?= cifar10
-MEASURE = $(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
-    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher
+TABLES  ?= demo offline online self
 reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epochs, five seeds
-	$(MEASURE) --out runs/$(PRESET)/demo --figures figures/$(PRESET)
-	$(MEASURE) --table offline --out runs/$(PRESET)/offline --figures figures/$(PRESET)/offline
-	$(MEASURE) --table online --out runs/$(PRESET)/online --figures figures/$(PRESET)/online
-	$(MEASURE) --table self --out runs/$(PRESET)/self --figures figures/$(PRESET)/self
+	$(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
+	    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher --table $(TABLES) \
+	    --out runs/$(PRESET) --figures "figures/$(PRESET)/{table}"
 	$(RUN) figures/draw.py
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -15,13 +15,15 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 
-from kdlib import compare, load, metrics, plots, report
+from kdlib import checkpoint, compare, load, metrics, plots, report
 from kdlib.history import History
 from kdlib.names import require
 
 HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
-TABLES = ("shapes", "offline", "online", "self", "reduced", "full")
+TABLES = ("shapes", "offline", "online", "self", *(
+    f"{preset}/{table}" for preset in ("reduced", "full")
+    for table in ("demo", "offline", "online", "self")))  # fmt: skip
 WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 # One run each, on the original CIFAR-10 (sseung0703/Lightweighting_Cookbook: KD/README.md).
 ORIGINAL = {
@@ -106,13 +108,14 @@ def methods() -> str:
 
 def full() -> str:
     """The original's table and ours; rows that nobody has measured say so."""
-    there = (HERE / "full" / "records.json").exists()
-    records = report.recorded("full") if there else None
+    folder = HERE / "full" / "demo"
+    there = (folder / "records.json").exists()
+    records = report.recorded("full/demo") if there else None
     rows = [["method", "original (one run, %)", "here (%)", "difference to plain", "verdict"]]
     for name, published in ORIGINAL.items():
         row = [name, f"{published}" if published else "", "not measured", "", ""]
         if there and name == "teacher":
-            row[2] = str(metrics.interval(History.load(HERE / "full" / compare.TEACHER).last()))
+            row[2] = str(metrics.interval(History.load(folder / compare.TEACHER).last()))
         elif there and name in records.histories:
             row[2] = accuracy(records, name)
             if name != "plain":
@@ -123,7 +126,51 @@ def full() -> str:
     return f"{report.markdown(rows)}\n\n*{how}.*"
 
 
-BLOCKS = {"shapes": shapes, "methods": methods, "full": full}
+def reduced_says() -> str:
+    """What the comparison on CIFAR-10 at reduced scale shows, each difference with its verdict."""
+    records = report.recorded("reduced/demo")
+    base, gap = records.histories["plain"].last(), {}
+    for name, history in records.histories.items():
+        gap[name] = (history.last().mean() - base.mean()) / (records.teacher - base.mean())
+    found = []
+    for name in list(records.histories)[1:]:
+        difference, verdict = metrics.compare(records.histories[name].last(), base)
+        sign = "+" if difference.mean >= 0 else ""
+        found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", "\N{MINUS SIGN}"))
+    best = max(gap, key=gap.get)
+    return (
+        f"Against the plain student ({metrics.interval(base)} %), paired by seed: {listed(found)}. "
+        f"`{best}` closes {100 * gap[best]:.0f} % of the gap to a teacher of "
+        f"{100 * records.teacher:.1f} %."
+    )
+
+
+def reduced() -> str:
+    return f"""{table(report.recorded("reduced/demo"))}
+
+![Test accuracy on CIFAR-10, JPEG copy, at reduced scale, one dot per seed](figures/reduced/demo/comparison.png)
+
+{reduced_says()}"""
+
+
+def networks() -> str:
+    """The networks of ``pretrained/``, from their manifest."""
+    rows = [["file", "network", "trained with", "pictures", "epochs", "seed", "test accuracy (%)",
+             "all seeds (%)"]]  # fmt: skip
+    for name, facts in checkpoint.manifest().items():
+        data, every = facts["data"], facts.get("every_seed")
+        rows.append([
+            f"`{name}`", facts["architecture"], facts["distiller"],
+            f"{data['train']:,} of {data['source']}", str(facts["recipe"]["epochs"]),
+            str(facts["seed"]), f"{100 * facts['test_accuracy']:.1f}",
+            str(metrics.interval(every)) if every else "",
+        ])  # fmt: skip
+    return report.markdown(rows)
+
+
+BLOCKS = {
+    "shapes": shapes, "full": full, "reduced": reduced, "methods": methods, "networks": networks,
+}  # fmt: skip
 
 
 def fill(text: str) -> str:

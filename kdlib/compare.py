@@ -1,7 +1,7 @@
 """Run several methods under one recipe and print the table that compares them.
 
     python -m kdlib.compare                                   # the demo: four methods, three seeds
-    python -m kdlib.compare --table offline --seeds 5         # or online, or self
+    python -m kdlib.compare --table offline --seeds 5         # or online, or self, or several
     python -m kdlib.compare --methods plain "AT(beta=300)" mine.py:my_loss --out runs/mine
 
 Every method leaves one JSON record in --figures; the same command resumes where it stopped. With
@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m kdlib.compare", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
-    add("--table", choices=TABLES, default="demo", help="which methods (demo)")
+    add("--table", choices=TABLES, nargs="+", default=["demo"], help="which methods (demo)")
     add("--methods", nargs="+", help="these instead: plain, a method, file.py:Name")
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
@@ -134,11 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
-    add("--figures", type=pathlib.Path, help="for tables, figures and records (--out/figures)")
+    add("--figures", help="for tables, figures, records; may contain {table} (OUT/figures)")
     return parser
 
 
-def run_table(options, chosen: Preset, labels, out: pathlib.Path, figures, on_epoch=None):
+def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures, on_epoch=None):
     """Train the methods of a table on so many labels and write its report.
 
     Returns:
@@ -148,8 +148,8 @@ def run_table(options, chosen: Preset, labels, out: pathlib.Path, figures, on_ep
     above = options.train_teacher or out / "teacher"
     seeds = chosen.seeds if options.train_teacher else 1
     teacher = load_teacher(chosen, data, above, seeds, on_epoch)
-    histories, runs, demo = {}, {}, options.table == "demo" and data.test.masks is not None
-    for method in options.methods or chosen.table(options.table):
+    histories, runs, demo = {}, {}, table == "demo" and data.test.masks is not None
+    for method in options.methods or chosen.table(table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
         histories[method], run = run_method(method, chosen, data, teacher, out, record, on_epoch)
@@ -185,22 +185,26 @@ def main(arguments=None) -> None:
     on_epoch = deadline(options.time_budget)
     plots.use_style()
     chosen = choose(options)
-    for method in options.methods or chosen.table(options.table):
+    for method in options.methods or [m for table in options.table for m in chosen.table(table)]:
         transfer.make(method)  # a wrong name ends here, before anything is trained
-    out = options.out or pathlib.Path("runs") / options.table
-    figures, found = options.figures or out / "figures", {}
-    for labels in options.labels or [None]:
-        part = f"labels-{labels}" if labels else ""
-        parts = out / part, figures / part
-        try:
-            found[labels], text = run_table(options, chosen, labels, *parts, on_epoch)
-        except TimeUp as reached:
-            print(f"stopped in time after {reached}; the same command goes on there")
-            raise SystemExit(75) from None
-        print(f"\n{text}\n")
-    if len(found) > 1:
-        plots.save(plots.efficiency(found), figures / "efficiency.png")
-    print(f"figures and records: {figures}/")
+    out = options.out or pathlib.Path("runs") / "-".join(options.table)
+    figures = options.figures or str(out / "figures")
+    if len(options.table) > 1 and "{table}" not in figures:
+        figures += "/{table}"
+    for table in options.table:
+        found, above = {}, pathlib.Path(figures.replace("{table}", table))
+        for labels in options.labels or [None]:
+            part = f"labels-{labels}" if labels else ""
+            try:  # tables share their runs: a method that is in two of them is trained once
+                found[labels], text = run_table(options, chosen, table, labels, out / part,
+                                                above / part, on_epoch)  # fmt: skip
+            except TimeUp as reached:
+                print(f"stopped in time after {reached}; the same command goes on there")
+                raise SystemExit(75) from None
+            print(f"\n{text}\n")
+        if len(found) > 1:
+            plots.save(plots.efficiency(found), above / "efficiency.png")
+    print(f"figures and records: {figures}")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,7 @@ def panels(histories: dict[str, History], teacher: float | None = None, columns:
     The first of ``histories`` is drawn in grey behind each of the others.
     """
     (first, base), *others = histories.items()
-    columns = min(columns, len(others))
-    rows = -(-len(others) // columns)
+    columns, rows = min(columns, len(others)), -(-len(others) // columns)
     size = (1.5 * columns, 0.5 + 1.4 * rows)
     figure, axes = _figure(rows, columns, size, squeeze=False, sharey=True)
     for axis in axes.flat[len(others) :]:
@@ -138,8 +137,8 @@ def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -1
     _rows(axis, gains, colours=[VERDICTS[verdict] for verdict in verdicts])
     _mark(axis, 0, first)
     _mark(axis, 100, "teacher", "left")
-    low, high = axis.get_xlim()
-    axis.set(xlim=(max(low, lowest), max(high, 130)), xlabel="gap to the teacher closed (%)")
+    limits = np.clip(axis.get_xlim(), (lowest, 130), None)
+    axis.set(xlim=limits, xlabel="gap to the teacher closed (%)")
     for place, values in enumerate(gains.values()):
         if 100 * values.mean() < lowest:
             text = f"\N{LEFTWARDS ARROW} {100 * values.mean():.0f} %".replace("-", "\N{MINUS SIGN}")
@@ -148,18 +147,20 @@ def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -1
     return figure
 
 
-def _pair(rows):
+def _pair(rows, *labels):
     """Two panels side by side that share their rows."""
-    return _figure(1, 2, (8, 0.9 + min(0.45 * rows, 6)), sharey=True)
+    figure, axes = _figure(1, 2, (8, 0.9 + min(0.45 * rows, 6)), sharey=True)
+    for axis, label in zip(axes, labels, strict=True):
+        axis.set_xlabel(label)
+    return figure, axes
 
 
 def calibration(histories: dict[str, History]):
     """Expected calibration error and negative log-likelihood, rows as in :func:`comparison`."""
-    figure, axes = _pair(len(histories))
-    shown = ("ece", "calibration error, ECE (%)", 100), ("nll", "log-likelihood, NLL (nats)", 1)
-    for axis, (key, label, scale) in zip(axes, shown, strict=True):
+    labels = "calibration error, ECE (%)", "negative log-likelihood, NLL (nats)"
+    figure, axes = _pair(len(histories), *labels)
+    for axis, key, scale in zip(axes, ("ece", "nll"), (100, 1), strict=True):
         _rows(axis, {name: np.array(each.final[key]) for name, each in histories.items()}, scale)
-        axis.set_xlabel(label)
     return figure
 
 
@@ -172,12 +173,12 @@ def cost(histories: dict[str, History]):
     ordered = dict(sorted(histories.items(), key=lambda item: item[1].seconds()))
     means = np.array([history.last().mean() for history in ordered.values()])
     colours = np.where(np.maximum.accumulate(means) == means, COLOURS[0], "0.5").tolist()
-    figure, axes = _pair(len(ordered))
-    times = {name: np.array([each.seconds() / base.seconds()]) for name, each in ordered.items()}
+    labels = f"training time, times that of {first}", "test accuracy (%)"
+    figure, axes = _pair(len(ordered), *labels)
+    times = {name: np.array([each.seconds()]) / base.seconds() for name, each in ordered.items()}
     _rows(axes[0], times, 1, colours)
     _rows(axes[1], {name: each.last() for name, each in ordered.items()}, 100, colours)
-    axes[0].set(xlabel=f"training time, times that of {first}", xlim=0)
-    axes[1].set(xlabel="test accuracy (%)")
+    axes[0].set_xlim(0)
     return figure
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from kdlib import metrics
 from kdlib.history import History, write_text
+from kdlib.names import require
 
 FIGURES = pathlib.Path(__file__).resolve().parent.parent / "figures"
 
@@ -34,7 +35,10 @@ class Records(NamedTuple):
 
     @classmethod
     def load(cls, folder) -> "Records":
+        """The records that a folder holds; FileNotFoundError without any."""
         folder = pathlib.Path(folder)
+        require((folder / "records.json").exists(), f"no records in {folder}: run the comparison "
+                "that writes them", FileNotFoundError)  # fmt: skip
         index = json.loads((folder / "records.json").read_text())
         return cls(index["teacher"],
                    {n: History.load(folder / f) for n, f in index["methods"].items()})  # fmt: skip

@@ -185,6 +185,19 @@ def _matched_weight(weight: Callable) -> None:
     _agree(found, [4.0, 1.5], hint)
 
 
+def _seeds_needed(needed: Callable) -> None:
+    claims = (0.1, 0.26), (0.2, 0.26), (0.4, 0.26), (0.001, 5.0)
+    found = np.asarray([needed(*claim) for claim in claims], float)
+    _agree(found, [3, 5, 12, 2], "Try 2, 3, 4, …; the degrees of freedom are one less.")
+
+
+def _share_closed(closed: Callable) -> None:
+    student, plain = np.array([0.71, 0.80, 0.84]), np.array([0.60, 0.71, 0.70])
+    found = np.asarray(closed(student, plain, 0.92), float)
+    expected = metrics.interval((student - plain) / (0.92 - plain.mean()))
+    _agree(found, expected, "The gap is one number: the teacher's distance to the plain mean.")
+
+
 # By the numbers that the notebooks give them.
 EXERCISES: dict[str, Callable] = {
     "00-1": _agreement,
@@ -206,4 +219,6 @@ EXERCISES: dict[str, Callable] = {
     "07-1": _distance,
     "07-2": _correlation,
     "07-3": _matched_weight,
+    "09-1": _seeds_needed,
+    "09-2": _share_closed,
 }

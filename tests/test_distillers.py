@@ -116,9 +116,16 @@ SPECS = [
 some_outputs = check.outputs
 
 
+VERSIONED = "gradient", "jit and vmap", "state"  # what another JAX or Flax could break
+PROMISES = [
+    pytest.param(promise, marks=[] if promise in VERSIONED else pytest.mark.formula)
+    for promise in check.CONTRACT
+]
+
+
 @pytest.mark.parametrize("spec", SPECS)
 class TestContract:
-    @pytest.mark.parametrize("promise", check.CONTRACT)
+    @pytest.mark.parametrize("promise", PROMISES)
     def test_promise(self, spec, promise):
         check.CONTRACT[promise](lambda: make(spec))
 

@@ -193,6 +193,7 @@ def test_partial_equals_its_definition():
     np.testing.assert_allclose(found, total / 2, rtol=1e-4)
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 6, 7])
 def test_pooling_of_any_side_equals_its_definition(side):
     x = maps(0, 2, 6, 7, 3)
@@ -289,6 +290,7 @@ class TestEveryDistiller:
         expected = ready(cls(), student, teacher)(student, teacher, Y)
         np.testing.assert_allclose(distiller(student, teacher, Y), expected, rtol=1e-5)
 
+    @pytest.mark.formula
     @pytest.mark.parametrize("case", ["large", "equal", "zero", "two classes", "one picture"])
     def test_finite_at_extremes(self, cls, case):
         n, classes = 1 if case == "one picture" else 4, 2 if case == "two classes" else 10
@@ -318,6 +320,7 @@ class TestEveryDistiller:
         mapped = jax.vmap(loss)(*jax.tree.map(lambda *x: jnp.stack(x), *pairs))
         np.testing.assert_allclose(mapped, eager, rtol=1e-4)
 
+    @pytest.mark.formula
     def test_zero_at_a_match_where_it_says_so(self, cls):
         x = some_outputs(0)
         value = ready(cls(), x, x)(x, x, Y, a_batch())

@@ -83,7 +83,7 @@ def test_files_and_functions_are_read_in_one_sitting():
                 assert length <= 75, f"{path.name}:{node.name}: {length} lines"
     # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, teachers from elsewhere, the
     # figures of a comparison: no room for a second way to do a thing.
-    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3840
+    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3850
 
 
 def test_public_functions_are_documented():
@@ -341,6 +341,19 @@ def test_a_sentence_whose_verdict_the_records_no_longer_give_is_refused():
         DRAW["verdict"](records, "AT(beta=100)", "better")
     with pytest.raises(ValueError, match="no block"):
         DRAW["fill"]("<!-- draw.py: nothing -->\n<!-- end -->".replace("\n", "\nold\n"))
+
+
+def test_notebook_09_types_no_result():
+    """Its prose holds no decimals, and every printed result is one that nbval compares."""
+    path = ROOT / "notebooks" / "09_results.ipynb"
+    for cell in cells(path, "markdown"):
+        text = re.sub(r"arXiv:[\d.]+|0\.975", "", source(cell))
+        assert not re.findall(r"\d[.,]\d|\d %", text), text
+    for cell in cells(path, "code"):
+        kinds = {kind for output in cell["outputs"] for kind in output.get("data", {"text": ""})}
+        if not kinds or "image/png" in kinds or re.search(r"setup\(|answer\(", source(cell)):
+            continue
+        assert "# NBVAL_CHECK_OUTPUT" in source(cell), source(cell)
 
 
 def test_every_recorded_table_has_its_figures():

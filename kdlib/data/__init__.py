@@ -6,6 +6,7 @@ import re
 from kdlib.data import folder, shapes, sources
 from kdlib.data.augment import Batch, Pictures, crop_and_flip, mix, strong
 from kdlib.data.dataset import Dataset, Split
+from kdlib.names import require
 
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
 
@@ -26,7 +27,8 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
     Raises:
         FileNotFoundError: the folder is missing or empty, or the set can neither be read nor
             fetched; the message says what to do.
-        ValueError: an unknown name, or more pictures asked for than there are.
+        ValueError: an unknown name, more pictures asked for than there are, or a size for a set
+            that can't be resized.
     """
     path = pathlib.Path(name).expanduser()
     if path.is_dir() or "/" in name or "\\" in name:
@@ -39,6 +41,8 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
         source, classes, arrays = sources.tfds(name, data_dir, image_size)
     kinds = ("images", "labels", "masks")
     train, test = (Split(*(arrays.get(f"{s}_{k}") for k in kinds)) for s in ("train", "test"))
+    require(image_size in (None, train.images.shape[1]), f"{name} is not resized from "
+            f"{train.images.shape[1]} pixels: leave the image size out")  # fmt: skip
     data = Dataset(name, source, tuple(classes), train, test)
     if validation:
         data = data.hold_out(validation, seed)

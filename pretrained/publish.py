@@ -1,0 +1,69 @@
+"""Publish the networks of a comparison: its teacher, its plain student and its best student.
+
+    python pretrained/publish.py --preset reduced --runs runs/reduced res20_c10 res8_c10 res8_c10_kd
+
+Takes what `make reproduce` left: the training states under --runs, the records in
+figures/PRESET/demo. The first seed's networks are written, with the accuracies of all seeds in the
+manifest. The best student is the one with the highest mean, chosen on the test set, and the
+manifest says so.
+"""
+
+import argparse
+import pathlib
+
+from kdlib import checkpoint, cli, compare, report, transfer
+from kdlib.history import History
+from kdlib.names import require
+from kdlib.presets import PRESETS, preset
+from kdlib.train import fit
+
+CHOSEN = "the method with the highest mean accuracy on the test set, of those in the table"
+
+
+def publish(name: str, run, data, **more) -> None:
+    """Write the first seed's network of a finished run, and its line of the manifest."""
+    record: History = run.history
+    last = [round(float(value), 4) for value in record.last()]
+    facts = {
+        "architecture": record.config["student"], "classes": list(data.classes),
+        "data": record.config["data"], "recipe": record.config["recipe"],
+        "distiller": record.config["distiller"], "device": record.protocol["device"],
+        "parameters": record.protocol["parameters"], "versions": record.protocol["versions"],
+        "seed": record.seeds[0], "test_accuracy": last[0], "every_seed": last, **more,
+    }  # fmt: skip
+    print(checkpoint.publish(name, run.student, facts), last)
+
+
+def main() -> None:
+    parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--preset", choices=PRESETS, required=True, help="scale of the comparison")
+    add("--runs", type=pathlib.Path, required=True, help="where its runs are kept")
+    add("--teacher", type=pathlib.Path, help="where its teacher's run is kept (RUNS/teacher)")
+    add("--data_path", help="folder of prepared TFDS sets")
+    add("names", nargs=3, metavar="NAME", help="for teacher, plain student, best student")
+    options = parser.parse_args()
+    chosen, records = preset(options.preset), report.recorded(f"{options.preset}/demo")
+    data = compare.load_data(chosen, options.data_path)
+    above = History.load((options.teacher or options.runs / "teacher") / "history.json")
+    best = max(records.histories, key=lambda name: records.histories[name].last().mean())
+
+    def finished(student, recipe, seeds, folder, who=None):
+        state = folder / f"state-seed-{seeds[0]}{checkpoint.SUFFIX}"
+        require(state.exists(), f"no finished run in {folder}: run the comparison first")
+        return fit(student, data, who, recipe, seeds=seeds, run_dir=folder, progress=False)
+
+    teacher = finished(chosen.teacher, chosen.teacher_recipe, above.seeds,
+                       options.teacher or options.runs / "teacher")  # fmt: skip
+    publish(options.names[0], teacher, data)
+    for name, method in zip(options.names[1:], ("plain", best), strict=True):
+        seeds = records.histories[method].seeds
+        folder = options.runs / report.record_file(method).removesuffix(".json")
+        who = transfer.make(method, teacher.student)
+        run = finished(chosen.student, chosen.recipe, seeds, folder, who)
+        more = {} if method == "plain" else {"teacher": options.names[0], "chosen": CHOSEN}
+        publish(name, run, data, **more)
+
+
+if __name__ == "__main__":
+    cli.run(main)
