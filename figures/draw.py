@@ -150,7 +150,7 @@ def reduced() -> str:
 
 ![Test accuracy on CIFAR-10, JPEG copy, at reduced scale, one dot per seed](figures/reduced/demo/comparison.png)
 
-{reduced_says()}"""
+{reduced_says()} Other work shared the cores while these were trained, so their training times are rough."""
 
 
 def networks() -> str:
@@ -160,10 +160,11 @@ def networks() -> str:
     for name, facts in checkpoint.manifest().items():
         data, every = facts["data"], facts.get("every_seed")
         rows.append([
-            f"`{name}`", facts["architecture"], facts["distiller"],
+            f"`{name}`", facts["architecture"],
+            facts.get("method", facts["distiller"]),
             f"{data['train']:,} of {data['source']}", str(facts["recipe"]["epochs"]),
-            str(facts["seed"]), f"{100 * facts['test_accuracy']:.1f}",
-            str(metrics.interval(every)) if every else "",
+            str(facts["seed"]), f"{100 * facts['test_accuracy']:.2f}",
+            str(metrics.interval(every)) if every and len(every) > 1 else "",
         ])  # fmt: skip
     return report.markdown(rows)
 

@@ -204,7 +204,7 @@ def main(arguments=None) -> None:
             print(f"\n{text}\n")
         if len(found) > 1:
             plots.save(plots.efficiency(found), above / "efficiency.png")
-    print(f"figures and records: {figures}")
+        print(f"figures and records: {above}")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -1
     _rows(axis, gains, colours=[VERDICTS[verdict] for verdict in verdicts])
     _mark(axis, 0, first)
     _mark(axis, 100, "teacher", "left")
-    limits = np.clip(axis.get_xlim(), (lowest, 130), None)
+    limits = np.clip(axis.get_xlim(), (lowest, 130), (-25, np.inf))
     axis.set(xlim=limits, xlabel="gap to the teacher closed (%)")
     for place, values in enumerate(gains.values()):
         if 100 * values.mean() < lowest:

@@ -62,7 +62,7 @@ def main() -> None:
         who = transfer.make(method, teacher.student)
         run = finished(chosen.student, chosen.recipe, seeds, folder, who)
         more = {} if method == "plain" else {"teacher": options.names[0], "chosen": CHOSEN}
-        publish(name, run, data, **more)
+        publish(name, run, data, method=method, **more)
 
 
 if __name__ == "__main__":
