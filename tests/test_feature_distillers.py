@@ -272,6 +272,7 @@ def any_in(tree) -> bool:
     return any(bool(leaf.any()) for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize("cls", CLASSES)
 class TestEveryDistiller:
     @pytest.mark.parametrize("channels", [6, 9])
@@ -290,7 +291,6 @@ class TestEveryDistiller:
         expected = ready(cls(), student, teacher)(student, teacher, Y)
         np.testing.assert_allclose(distiller(student, teacher, Y), expected, rtol=1e-5)
 
-    @pytest.mark.formula
     @pytest.mark.parametrize("case", ["large", "equal", "zero", "two classes", "one picture"])
     def test_finite_at_extremes(self, cls, case):
         n, classes = 1 if case == "one picture" else 4, 2 if case == "two classes" else 10
@@ -320,7 +320,6 @@ class TestEveryDistiller:
         mapped = jax.vmap(loss)(*jax.tree.map(lambda *x: jnp.stack(x), *pairs))
         np.testing.assert_allclose(mapped, eager, rtol=1e-4)
 
-    @pytest.mark.formula
     def test_zero_at_a_match_where_it_says_so(self, cls):
         x = some_outputs(0)
         value = ready(cls(), x, x)(x, x, Y, a_batch())
