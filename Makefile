@@ -45,13 +45,13 @@ bench: $(VENV)/.ready           ## kdlib against PyTorch, in turns; a record in 
 	$(RUN) -m benchmarks.speed
 
 figures: $(VENV)/.ready         ## draw published tables, figures and README's numbers from their records; nothing is trained
-	$(RUN) figures/draw.py
+	$(RUN) -m figures.draw
 
 records: $(VENV)/.ready         ## measure again what README shows of the embedded set: an hour or two on a CPU
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/shapes --figures figures/shapes
 	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out runs/labels --figures figures/labels \
 	    --methods plain SoftLogits "AT(beta=100)" --labels 256 128 64 32
-	$(RUN) figures/watch.py
+	$(RUN) -m figures.watch
 	$(MAKE) figures
 
 # Teacher, then every table, at full scale: hours on a recent GPU, so in pieces. Each call stops after
@@ -66,7 +66,7 @@ reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epo
 	$(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
 	    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher --table $(TABLES) \
 	    --out runs/$(PRESET) --figures "figures/$(PRESET)/{table}"
-	$(RUN) figures/draw.py
+	$(RUN) -m figures.draw
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """Draw every published table, figure and sentence with a number from the records beside this file.
 
-    python figures/draw.py                 # what `make figures` runs; nothing is trained
+    python -m figures.draw                 # what `make figures` runs; nothing is trained
 
 README.md holds what is written here between ``<!-- draw.py: NAME -->`` and ``<!-- end -->``. A
 sentence says more than its numbers, so those that draw a conclusion name the verdict they need:
@@ -15,6 +15,7 @@ import re
 import matplotlib.pyplot as plt
 import numpy as np
 
+from figures import charts
 from kdlib import checkpoint, compare, load, metrics, plots, report
 from kdlib.history import History
 from kdlib.names import require
@@ -51,10 +52,12 @@ def judged(records, wanted: str, baseline: str = "plain") -> list[str]:
 
 
 def accuracy(records, name: str) -> str:
+    """Last-epoch accuracy of a method, ``"86.1 ± 2.4"``, in per cent."""
     return str(metrics.interval(records.histories[name].last()))
 
 
 def listed(words) -> str:
+    """``"a, b and c"``."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -66,10 +69,12 @@ def table(records) -> str:
 
 
 def protocol(records) -> str:
+    """How a table was measured, from its first record."""
     return report.protocol(next(iter(records.histories.values())))
 
 
 def shapes() -> str:
+    """The embedded set: the demo's methods with ten seeds, and with half the labels."""
     records, half = report.recorded("shapes"), report.recorded("labels/labels-128")
     both, attention = "SoftLogits + AT(beta=100)", "AT(beta=100)"
     verdict(records, attention, "inconclusive")
@@ -81,6 +86,7 @@ With 256 labelled pictures the small student stays below its teacher, which was 
 
 
 def methods() -> str:
+    """Every method on the embedded set: what the three tables show."""
     records, online, alone = (report.recorded(name) for name in ("offline", "online", "self"))
     cheap = lambda name: records.histories[name].protocol["teacher_passes"] == 1
     better = [name for name in judged(records, "better") if cheap(name)]
@@ -146,6 +152,7 @@ def reduced_says() -> str:
 
 
 def reduced() -> str:
+    """CIFAR-10 at a scale that a CPU can measure: table, figure, sentences."""
     return f"""{table(report.recorded("reduced/demo"))}
 
 ![Test accuracy on CIFAR-10, JPEG copy, at reduced scale, one dot per seed](figures/reduced/demo/comparison.png)
@@ -182,6 +189,19 @@ def fill(text: str) -> str:
         return f"{match[1]}\n{BLOCKS[match[2]]()}\n{match[3]}"
 
     return re.sub(r"(<!-- draw\.py: (\w+) -->)\n.*?\n(<!-- end -->)", write, text, flags=re.DOTALL)
+
+
+def draw(records, folder: pathlib.Path) -> None:
+    """The figures of a table, written to its folder."""
+    teacher, histories = records
+    curves = plots.curves if len(histories) <= len(plots.COLOURS) else charts.panels
+    last = {name: history.last() for name, history in histories.items()}
+    for name, figure in {
+        "curves": curves(histories, teacher=teacher), "comparison": plots.comparison(last, teacher),
+        "cost": charts.cost(histories), "calibration": charts.calibration(histories),
+        "gap": charts.gap_closed(histories, teacher),
+    }.items():  # fmt: skip
+        plots.save(figure, folder / f"{name}.png")
 
 
 def attention(folder: pathlib.Path) -> None:
@@ -226,7 +246,7 @@ def main() -> None:
     plots.use_style()
     for name in TABLES:
         if (HERE / name / "records.json").exists():
-            compare.draw(report.recorded(name), HERE / name)
+            draw(report.recorded(name), HERE / name)
             compare.tables(report.recorded(name), HERE / name)
     labels = {int(f.name.removeprefix("labels-")): f for f in (HERE / "labels").glob("labels-*")}
     found = {count: report.Records.load(folder) for count, folder in labels.items()}

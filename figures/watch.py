@@ -1,6 +1,6 @@
 """Watch where networks look while they learn: attention on the true objects, by epoch.
 
-    python figures/watch.py                # minutes on a CPU; figures/attention is replaced
+    python -m figures.watch                # minutes on a CPU; figures/attention is replaced
 
 Trains the demo's methods on the embedded set, whose pictures come with the object's mask. After
 each tested epoch it notes the share of the last stage's attention that lies on the object, and the

@@ -87,8 +87,7 @@ CHANGES: dict[str, Callable[[Outputs], Outputs]] = {
     "scale of a picture's features": lambda s: _scaled(s, jnp.linspace(0.5, 4, len(s.logits))),
     "scale of all features": lambda s: _scaled(s, jnp.full(len(s.logits), 3.0)),
     "shift of the embedding": lambda s: s._replace(embedding=s.embedding + 2.0),
-    "rotation of the embedding": lambda s: s._replace(embedding=s.embedding[:, ::-1]),
-}  # fmt: skip
+    "rotation of the embedding": lambda s: s._replace(embedding=s.embedding[:, ::-1])}  # fmt: skip
 # What a loss and its gradient must stay finite for: student and teacher of each case.
 EXTREMES: dict[str, Callable[[], tuple[Outputs, Outputs]]] = {
     "logits of 10,000": lambda: (outputs(0, scale=1e4), outputs(1, scale=1e4)),
@@ -98,8 +97,7 @@ EXTREMES: dict[str, Callable[[], tuple[Outputs, Outputs]]] = {
     "one all-zero map": lambda: (_scaled(outputs(0), jnp.array([1.0, 0, 1, 1])), outputs(1)),
     "two classes": lambda: (outputs(0, classes=2), outputs(1, classes=2)),
     "one picture": lambda: (outputs(0, n=1), outputs(1, n=1)),
-    "a match": lambda: (outputs(0), outputs(0)),
-}  # fmt: skip
+    "a match": lambda: (outputs(0), outputs(0))}  # fmt: skip
 
 
 def _same(a, b, message):

@@ -104,19 +104,6 @@ def tables(records: report.Records, out: pathlib.Path) -> str:
     return "\n\n".join(parts)
 
 
-def draw(records: report.Records, out: pathlib.Path) -> None:
-    """The figures of finished runs, written to ``out``."""
-    teacher, histories = records
-    curves = plots.curves if len(histories) <= len(plots.COLOURS) else plots.panels
-    accuracies = {name: history.last() for name, history in histories.items()}
-    plots.save(curves(histories, teacher=teacher), out / "curves.png")
-    plots.save(plots.comparison(accuracies, teacher), out / "comparison.png")
-    plots.save(plots.cost(histories), out / "cost.png")
-    plots.save(plots.calibration(histories), out / "calibration.png")
-    if len(histories) > 1 and teacher > next(iter(accuracies.values())).mean():
-        plots.save(plots.gap_closed(histories, teacher), out / "gap.png")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog="python -m kdlib.compare", description=__doc__,
                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -162,7 +149,10 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
         networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
         maps = plots.network_attention(networks, data.test.take(slice(8)))
         plots.save(maps, figures / "attention.png")
-    draw(records, figures)
+    if len(histories) <= len(plots.COLOURS):
+        plots.save(plots.curves(histories, teacher=records.teacher), figures / "curves.png")
+    last = {name: history.last() for name, history in histories.items()}
+    plots.save(plots.comparison(last, teacher=records.teacher), figures / "comparison.png")
     return histories, tables(records, figures)
 
 
@@ -175,8 +165,7 @@ def choose(options) -> Preset:
     return replace(
         chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
         seeds=options.seeds or chosen.seeds, data=options.dataset or chosen.data,
-        pretrained=None if options.train_teacher else chosen.pretrained,
-    )  # fmt: skip
+        pretrained=None if options.train_teacher else chosen.pretrained)  # fmt: skip
 
 
 def main(arguments=None) -> None:

@@ -141,5 +141,4 @@ def quality(student, teacher, labels) -> dict[str, float]:
         "nll": found.nll, "brier": found.brier, "ece": found.ece,
         "agreement": float((s.argmax(-1) == t.argmax(-1)).mean()),
         "kl": float((np.exp(t) * (t - s)).sum(-1).mean()),
-        "cka": cka(student.embedding, teacher.embedding),
-    }  # fmt: skip
+        "cka": cka(student.embedding, teacher.embedding)}  # fmt: skip

@@ -43,8 +43,7 @@ NAMES = (  # patterns and what they become, in this order: of both, the original
     (r"^(module\.|model\.)+", ""), (r"^(conv|norm)1\.", r"stem_\1."), (r"\.running_", "."),
     (r"^(linear|fc)\.", "classifier."), (r"^layer(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.(downsample|shortcut)\.0\.", ".shortcut.conv."), (r"(conv\d?|fier)\.weight", r"\1.kernel"),
-    (r"\.(downsample|shortcut)\.1\.", ".shortcut.norm."), (r"\.weight", ".scale"),
-)  # fmt: skip
+    (r"\.(downsample|shortcut)\.1\.", ".shortcut.norm."), (r"\.weight", ".scale"))  # fmt: skip
 
 
 def read(path, normalise=None) -> tuple[dict[str, np.ndarray], dict] | None:

@@ -175,9 +175,8 @@ class Program:
     def batch(self, state: TrainState, order, pictures: Pictures) -> Batch:
         """The batch of a state's next step."""
         recipe = self.recipe
-        view = lambda key, index: crop_and_flip(
-            key, pictures.images, index, pad=recipe.pad, crop=recipe.crop, flip=recipe.flip
-        )
+        view = lambda key, index: crop_and_flip(key, pictures.images, index, pad=recipe.pad,
+                                                crop=recipe.crop, flip=recipe.flip)  # fmt: skip
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
         progress = (state.step // self.steps + 1) / self.epochs
         index = order[state.step % self.steps]  # (b,)

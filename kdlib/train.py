@@ -230,10 +230,8 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
         return
     settings = json.loads(path.read_text()), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
-    differing = [
-        f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key)
-    ]
+    differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+                 for key in sorted(there.keys() | here.keys())
+                 if there.get(key) != here.get(key)]  # fmt: skip
     require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): choose another "
             "folder, or the same settings to resume")  # fmt: skip

@@ -60,9 +60,8 @@ class Make(NamedTuple):
         """Batch norm; with ``zero_init`` one that ends a residual block starts with scale 0."""
         zero = ends_block and self.zero_init
         scale = nnx.initializers.zeros if zero else nnx.initializers.ones
-        return nnx.BatchNorm(
-            channels, momentum=0.9, epsilon=1e-5, scale_init=scale, dtype=self.dtype, rngs=self.rngs
-        )
+        return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, scale_init=scale,
+                             dtype=self.dtype, rngs=self.rngs)  # fmt: skip
 
 
 class ConvNorm(nnx.Module):

@@ -79,7 +79,5 @@ class ResNet(Network):
 
 
 IMAGENET = {  # depth: (block, blocks per stage, channels of the first), the paper's table 1
-    18: (BasicBlock, (2, 2, 2, 2), 64),
-    34: (BasicBlock, (3, 4, 6, 3), 64),
-    50: (Bottleneck, (3, 4, 6, 3), 256),
-}
+    18: (BasicBlock, (2, 2, 2, 2), 64), 34: (BasicBlock, (3, 4, 6, 3), 64),
+    50: (Bottleneck, (3, 4, 6, 3), 256)}  # fmt: skip

@@ -54,11 +54,8 @@ class DML(Supervised):
         shows = {name: getattr(trained, name)(batch.images) for name in self.names}
         task, lesson, parts = 0.0, 0.0, {}
         for name in self.names:
-            others = [
-                taught(getattr(trained, f"distiller_{i}_{j}"), shows[i], shows[j], batch)
-                for i, j in self.pairs
-                if i == name
-            ]
+            others = [taught(getattr(trained, f"distiller_{i}_{j}"), shows[i], shows[j], batch)
+                      for i, j in self.pairs if i == name]  # fmt: skip
             mean = jax.tree.map(lambda *values: sum(values) / len(values), *others)
             task, lesson = task + mean.task, lesson + mean.knowledge
             prefix = "" if name == "student" else f"{name}_"

@@ -1,0 +1,1 @@
+"""Published figures, the records they are drawn from, and the code that draws them."""

@@ -1,0 +1,106 @@
+"""Figures of a comparison beside those that `kdlib.compare` draws; records are by method.
+
+The first of ``histories`` is always the plain student, whom the others are held against.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from kdlib import metrics, plots
+from kdlib.history import History
+
+
+def panels(histories: dict[str, History], teacher: float | None = None, columns: int = 7):
+    """Test accuracy while training, a small panel per method: mean and range over seeds.
+
+    The first of ``histories`` is drawn in grey behind each of the others.
+    """
+    (first, base), *others = histories.items()
+    columns, rows = min(columns, len(others)), -(-len(others) // columns)
+    size = (1.5 * columns, 0.5 + 1.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharey=True)
+    for axis in axes.flat[len(others) :]:
+        axis.remove()
+    for axis, (name, history) in zip(axes.flat, others, strict=False):
+        for shown, colour in ((base, "0.55"), (history, plots.COLOURS[0])):
+            values, epochs = 100 * shown.curve("test_accuracy"), shown.points("test_accuracy")
+            axis.plot(epochs, values.mean(0), color=colour, marker="")
+            axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+        if teacher is not None:
+            axis.axhline(100 * teacher, color="black", ls="--", lw=1, marker="")
+        axis.set_title(name.replace("(", "\n("), fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.locator_params("x", nbins=4, integer=True)
+    figure.supxlabel(f"epoch (grey: {first}; dashed: the teacher)", fontsize=9)
+    figure.supylabel("test accuracy (%)", fontsize=9)
+    return figure
+
+
+def _mark(axis, place, word, side="right"):
+    """A dashed line where a value lies, and a word on one side of it."""
+    axis.axvline(place, color="black", ls="--", lw=1, marker="")
+    axis.annotate(word, (place, 1), xycoords=("data", "axes fraction"), va="top", ha=side,
+                  xytext=(4 - 8 * (side == "right"), -2), textcoords="offset points")  # fmt: skip
+
+
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.COLOURS[1]}
+
+
+def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -100):
+    """Paired gains over the first of ``histories``, in per cent of its distance to the teacher.
+
+    Blue is better, grey inconclusive, orange worse; means below ``lowest`` are written at the edge.
+    """
+    (first, base), *others = histories.items()
+    gap = teacher - base.last().mean()
+    figure, axis = plt.subplots(figsize=(6.4, 0.9 + min(0.45 * len(others), 6)))
+    gains = {name: (history.last() - base.last()) / gap for name, history in others}
+    verdicts = [metrics.compare(values, 0 * values)[1] for values in gains.values()]
+    plots.draw_rows(axis, gains, colours=[VERDICTS[verdict] for verdict in verdicts])
+    _mark(axis, 0, first)
+    _mark(axis, 100, "teacher", "left")
+    limits = np.clip(axis.get_xlim(), (lowest, 130), (-25, np.inf))
+    axis.set(xlim=limits, xlabel="gap to the teacher closed (%)")
+    for place, values in enumerate(gains.values()):
+        if 100 * values.mean() < lowest:
+            text = f"\N{LEFTWARDS ARROW} {100 * values.mean():.0f} %".replace("-", "\N{MINUS SIGN}")
+            axis.text(lowest + 3, place, text, va="center", fontsize=8, bbox=WHITE,
+                      color=VERDICTS[verdicts[place]])  # fmt: skip
+    return figure
+
+
+def _pair(rows, *labels):
+    """Two panels side by side that share their rows."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 0.9 + min(0.45 * rows, 6)), sharey=True)
+    for axis, label in zip(axes, labels, strict=True):
+        axis.set_xlabel(label)
+    return figure, axes
+
+
+def calibration(histories: dict[str, History]):
+    """Expected calibration error and negative log-likelihood, rows as in `plots.comparison`."""
+    labels = "calibration error, ECE (%)", "negative log-likelihood, NLL (nats)"
+    figure, axes = _pair(len(histories), *labels)
+    for axis, key, scale in zip(axes, ("ece", "nll"), (100, 1), strict=True):
+        found = {name: np.array(each.final[key]) for name, each in histories.items()}
+        plots.draw_rows(axis, found, scale)
+    return figure
+
+
+def cost(histories: dict[str, History]):
+    """Training time, the first of ``histories`` being its unit, and accuracy; cheapest on top.
+
+    Methods that none as cheap beats are in blue.
+    """
+    first, base = next(iter(histories.items()))
+    ordered = dict(sorted(histories.items(), key=lambda item: item[1].seconds()))
+    means = np.array([history.last().mean() for history in ordered.values()])
+    colours = np.where(np.maximum.accumulate(means) == means, plots.COLOURS[0], "0.5").tolist()
+    labels = f"training time, times that of {first}", "test accuracy (%)"
+    figure, axes = _pair(len(ordered), *labels)
+    times = {name: np.array([each.seconds()]) / base.seconds() for name, each in ordered.items()}
+    plots.draw_rows(axes[0], times, 1, colours)
+    plots.draw_rows(axes[1], {name: each.last() for name, each in ordered.items()}, 100, colours)
+    axes[0].set_xlim(0)
+    return figure
