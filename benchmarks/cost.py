@@ -61,9 +61,11 @@ def measure(depth, width, batch, pictures, seeds, rounds=3) -> dict:
         arguments = states[0], zeros, order, program.frozen, program.pictures
         function = program.step
     started = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
+    abstract = jax.eval_shape(lambda *these: these, *arguments)
+    out = jax.block_until_ready(function(*arguments))
     first = time.perf_counter() - started
-    needed = function.lower(*arguments).compile().memory_analysis()
+    states = [out[0]] if fused else states  # an epoch takes its state's memory
+    needed = function.lower(*abstract).compile().memory_analysis()
     times, silent = [], Progress("", 1, enabled=False)
     for _ in range(rounds + 1):
         started = time.perf_counter()

@@ -54,7 +54,7 @@ def setup(name: str | None = None) -> Preset:
     """Start a notebook: print what it runs on, set the style of figures, return the preset.
 
     Args:
-        name: ``smoke``, ``workshop`` or ``full``; None decides by ``KDLIB_PRESET`` or the hardware.
+        name: a preset's; None takes that of ``KDLIB_PRESET``, or ``workshop``.
 
     Raises:
         ValueError: no such preset.

@@ -7,6 +7,7 @@ Files of others that can teach are read too: :mod:`kdlib.others`.
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -83,14 +84,15 @@ def save_network(path, model: nnx.Module, metadata: dict) -> None:
     save_tree(_with_suffix(path), nnx.to_pure_dict(nnx.state(model)), metadata)
 
 
-def load_network(path, architecture: str | None = None, classes: int | None = None,
+def load_network(path, architecture: str | None = None, classes: Sequence[str] | None = None,
                  dtype=jnp.float32, normalise=None):  # fmt: skip
     """A network in evaluation mode, and its metadata.
 
     Args:
         path: with or without ``.safetensors``; checked against a ``MANIFEST.json`` that lists it.
             The original cookbook's files and PyTorch's are taken too, and told by their content.
-        architecture, classes: what it must hold, in any spelling, and how many; None takes all.
+        architecture, classes: what it must hold, in any spelling, and the names of the data's
+            classes; None takes all.
         dtype: what its convolutions compute in.
         normalise: ``(mean, std)`` of the inputs, where a file of others doesn't hold them: as in
             :func:`kdlib.others.read`; the metadata's ``normalise`` says what was taken.
@@ -106,11 +108,16 @@ def load_network(path, architecture: str | None = None, classes: int | None = No
     require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
     require({"architecture", "classes"} <= metadata.keys(),
             f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
-    held, known = metadata["architecture"], len(metadata["classes"])
+    held, theirs = metadata["architecture"], metadata["classes"]
+    known = len(theirs)
     asked = models.canonical(architecture) if architecture else held
     require(asked == held, f"{path} holds a {held}, not a {asked}")
-    require(classes in (None, known), f"{path} knows {known} classes and the data has {classes}: "
-            "train a teacher on this data, or choose the data it was trained on")  # fmt: skip
+    numbered = theirs == [str(label) for label in range(known)]  # in files that hold no names
+    fits = classes is None or list(classes) == theirs or (numbered and len(classes) == known)
+    require(fits, f"{path} knows {known} classes ({theirs[0]}, ...) and the data has "
+            f"{len(classes or ())} ({(classes or '-')[0]}, ...): train a teacher on this data, or "
+            "choose the data it was trained on")  # fmt: skip
+    require("normalise.mean" in arrays, f"{path} holds a {held}, which can't be built by its name")
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
     told = {"mean": ones, "std": ones, "same_padding": metadata.get("same_padding", False)}
     blank = nnx.eval_shape(lambda: models.build(held, known, dtype=dtype, **told))

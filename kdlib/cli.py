@@ -39,7 +39,7 @@ def run(main) -> None:
     """Call a script's main; what its user can mend ends in one line, exit status 2."""
     try:
         main()
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -136,7 +136,7 @@ def load_network(path, architecture, options, data, normalise=None):
     """
     dtype = jax.numpy.bfloat16 if getattr(options, "bfloat16", False) else jax.numpy.float32
     given = normalise and (normalise[:3], normalise[3:])
-    return checkpoint.load_network(path, architecture, data.num_classes, dtype, given)
+    return checkpoint.load_network(path, architecture, data.classes, dtype, given)
 
 
 def train_and_report(name: str, transfer, options, data) -> None:

@@ -17,6 +17,7 @@ import kdlib
 from kdlib import checkpoint, cli, metrics, plots, report, transfer
 from kdlib.data import Dataset
 from kdlib.history import History, write_text
+from kdlib.names import require
 from kdlib.presets import PRESETS, TABLES, Preset, preset
 from kdlib.train import configuration, evaluate, fit, predict
 
@@ -56,11 +57,18 @@ def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = 
 def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=None):
     """The teacher of a preset: its pretrained checkpoint, or one trained here if it has none.
 
+    Raises ValueError for a checkpoint that had fewer epochs than the preset asks of a teacher.
+
     Of several ``seeds`` the first one teaches; ``run_dir/history.json`` is the record of all.
     """
     if chosen.pretrained:
         path = checkpoint.PRETRAINED / chosen.pretrained
-        return checkpoint.load_network(path, chosen.teacher, data.num_classes)[0]
+        network, facts = checkpoint.load_network(path, chosen.teacher, data.classes)
+        trained, asked = facts["recipe"]["epochs"], chosen.teacher_recipe.epochs
+        require(trained >= asked, f"{path} was trained for {trained} of {asked} epochs: make a "
+                f"teacher with train.py --arch {chosen.teacher} --publish {path.name} or "
+                "kdlib.compare --train_teacher, or choose KDLIB_PRESET=workshop")  # fmt: skip
+        return network
     run = fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
               label="teacher", on_epoch=on_epoch)  # fmt: skip
     return run.student
@@ -78,14 +86,16 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
     who, seeds = transfer.make(method, teacher), chosen.seeds
     if record and record.exists():
         history = History.load(record)
-        if history.config == configuration(chosen.student, data, who, chosen.recipe, seeds):
+        now = configuration(chosen.student, data, who, chosen.recipe, seeds)
+        if history.config.items() <= now.items():  # older records name less
             return history, None
     folder = out / report.record_file(method).removesuffix(".json")
     run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method,
               on_epoch=on_epoch)  # fmt: skip
     images, labels = data.test.images, data.test.labels
-    shown = predict(teacher, images)
-    each = [metrics.quality(predict(network, images), shown, labels) for network in run.students]
+    shown = predict(teacher, images, maps=False)
+    each = [metrics.quality(predict(network, images, maps=False), shown, labels)
+            for network in run.students]  # fmt: skip
     run.history.final = {name: [values[name] for values in each] for name in each[0]}
     if record:
         run.history.save(record)
@@ -131,8 +141,9 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
     Returns:
         The records by method, and the report's text.
     """
-    data = load_data(chosen, options.data_path, labels)
-    above = options.train_teacher or out / "teacher"
+    data, part = load_data(chosen, options.data_path, labels), f"labels-{labels}" if labels else ""
+    out, figures = out / part, figures / part
+    above = options.train_teacher / part if options.train_teacher else out / "teacher"
     seeds = chosen.seeds if options.train_teacher else 1
     teacher = load_teacher(chosen, data, above, seeds, on_epoch)
     histories, runs, demo = {}, {}, table == "demo" and data.test.masks is not None
@@ -162,10 +173,11 @@ def choose(options) -> Preset:
     epochs, above = options.epochs or chosen.recipe.epochs, chosen.teacher_recipe
     above = replace(above, epochs=options.teacher_epochs or above.epochs)
     recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
+    kept = not (options.train_teacher or options.dataset) and chosen.pretrained  # knows its data
     return replace(
         chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
         seeds=options.seeds or chosen.seeds, data=options.dataset or chosen.data,
-        pretrained=None if options.train_teacher else chosen.pretrained)  # fmt: skip
+        pretrained=kept or None)  # fmt: skip
 
 
 def main(arguments=None) -> None:
@@ -183,10 +195,8 @@ def main(arguments=None) -> None:
     for table in options.table:
         found, above = {}, pathlib.Path(figures.replace("{table}", table))
         for labels in options.labels or [None]:
-            part = f"labels-{labels}" if labels else ""
             try:  # tables share their runs: a method that is in two of them is trained once
-                found[labels], text = run_table(options, chosen, table, labels, out / part,
-                                                above / part, on_epoch)  # fmt: skip
+                found[labels], text = run_table(options, chosen, table, labels, out, above, on_epoch)
             except TimeUp as reached:
                 print(f"stopped in time after {reached}; the same command goes on there")
                 raise SystemExit(75) from None

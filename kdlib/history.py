@@ -36,8 +36,12 @@ class History:
         return np.array([curve[-1] for curve in self.curves[metric]])
 
     def best(self, metric: str = "test_accuracy") -> np.ndarray:
-        """The best epoch's value, ``[seeds]``: chosen on the test set, so it flatters."""
-        return np.array([max(curve) for curve in self.curves[metric]])
+        """The best epoch's value, ``[seeds]``: chosen on the test set, so it flatters.
+
+        Of several generations it is the last one's: the others are not the network reported.
+        """
+        generations = self.protocol.get("generations", 1)
+        return np.array([max(c[len(c) - len(c) // generations :]) for c in self.curves[metric]])
 
     def curve(self, metric: str) -> np.ndarray:
         """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""
@@ -76,8 +80,12 @@ def replacing(path):
     """A file to write that then replaces ``path``, so that a kill leaves the old or the new one."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    yield (scratch := path.with_name(f"{path.name}.{os.getpid()}"))
-    scratch.replace(path)
+    scratch = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        yield scratch
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def write_text(path, text: str) -> None:
@@ -88,11 +96,11 @@ def write_text(path, text: str) -> None:
 
 def device() -> str:
     """What this process computes on, for records: ``"cpu, 2 cores"``, ``"NVIDIA H200"``."""
-    first, count = jax.devices()[0], jax.device_count()
+    first = jax.config.jax_default_device or jax.devices()[0]  # kdlib uses one
     if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"cpu, {cores} core{'s' * (cores > 1)}"
-    return first.device_kind if count == 1 else f"{count} x {first.device_kind}"
+    return first.device_kind
 
 
 def versions() -> dict[str, str]:

@@ -61,8 +61,6 @@ def _build(node, text, kind, table, wrap, own):
     given = node.keywords if isinstance(node, ast.Call) else []
     if name.id in own:
         found = load_object(own[name.id])
-        if not given and not isinstance(found, type):
-            return wrap(found, own[name.id])
     else:
         require(name.id in table, unknown(kind, name.id, table))
         found = table[name.id]
@@ -78,7 +76,11 @@ def _build(node, text, kind, table, wrap, own):
     known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
     for setting in values:
         require(setting in accepted, f"{name.id} has no setting '{setting}': it takes {known}")
-    made = found(**values)
+    try:
+        is_made = name.id in own and not values and not isinstance(found, type)
+        made = found if is_made else found(**values)
+    except TypeError as error:
+        raise ValueError(f"{kind} '{text}': {error}") from error
     made = wrap(made, own[name.id]) if name.id in own else made
     return made.scheduled(**shared) if shared else made
 

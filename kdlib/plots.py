@@ -4,7 +4,6 @@ One style for all: an opaque white ground (readable on GitHub in dark mode too),
 colour-blind readers tell apart, and a marker or a line style beside every colour.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -12,7 +11,7 @@ import numpy as np
 from cycler import cycler
 
 from kdlib import metrics
-from kdlib.history import History
+from kdlib.history import History, replacing
 from kdlib.train import predict
 
 # Okabe and Ito's palette, yellow left out: it is too pale for lines on white.
@@ -185,23 +184,8 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
     return figure
 
 
-def bars(rows: dict[str, Sequence[float]], classes: Sequence[str], ylabel: str):
-    """Grouped bars: one group per class, one colour and hatch per row of ``rows``."""
-    figure, axis = _figure(size=(7.5, 2.8))
-    width = 0.8 / len(rows)
-    for place, (name, values) in enumerate(rows.items()):
-        offset = (place - (len(rows) - 1) / 2) * width
-        axis.bar(np.arange(len(classes)) + offset, values, width, label=name, color=COLOURS[place],
-                 hatch=("", "//", "..", "xx")[place % 4], edgecolor="white")  # fmt: skip
-    axis.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axis.set_ylabel(ylabel)
-    axis.grid(axis="x", visible=False)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(rows))
-    return figure
-
-
 def save(figure, path) -> None:
     """Write a figure as a crisp PNG and release its memory."""
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with replacing(path) as scratch:
+        figure.savefig(scratch, format="png")
     plt.close(figure)

@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass, replace
 
-import jax
-
 from kdlib.names import require, unknown
 from kdlib.program import Recipe
 
@@ -86,15 +84,13 @@ PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, REDUCED, FULL)}
 
 
 def preset(name: str | None = None) -> Preset:
-    """A preset by name, by the variable ``KDLIB_PRESET``, or by the hardware.
+    """A preset by name or by the variable ``KDLIB_PRESET``.
 
-    Without either it is ``full`` on a GPU or TPU and ``workshop`` on a CPU.
+    Without either it is ``workshop``, on a GPU too: the others are hours, and are asked for.
 
     Raises:
         ValueError: no such preset.
     """
-    chosen = name or os.environ.get("KDLIB_PRESET")
-    if chosen is None:
-        chosen = "workshop" if jax.default_backend() == "cpu" else "full"
+    chosen = name or os.environ.get("KDLIB_PRESET") or "workshop"
     require(chosen in PRESETS, unknown("preset", chosen, PRESETS))
     return PRESETS[chosen]

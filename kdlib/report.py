@@ -131,6 +131,6 @@ def protocol(history: History) -> str:
     return (
         f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
         f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; "
-        f"{recipe['epochs']} epochs, batch {recipe['batch_size']}; {seeds}; "
+        f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}; {seeds}; "
         f"{facts['reported']} reported; {facts['device']}"
     )

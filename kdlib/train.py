@@ -1,8 +1,10 @@
 """``fit``, which every notebook and script calls: seeds, epochs, records and resuming."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +20,7 @@ from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
 from kdlib.names import require
-from kdlib.program import Program, Recipe, TrainState, scorer
+from kdlib.program import Modules, Program, Recipe, TrainState, scorer
 from kdlib.progress import Progress
 from kdlib.transfer import Supervised
 from kdlib.transfer.supervised import shows
@@ -55,12 +57,13 @@ def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str
     return {"accuracy": float(accuracy), "loss": float(loss)}
 
 
-def predict(model: nnx.Module, images, batch_size: int = 250) -> Outputs:
+def predict(model: nnx.Module, images, batch_size: int = 250, maps: bool = True) -> Outputs:
     """What a network shows for pictures, uint8 ``[n, h, w, c]``, in evaluation mode, as NumPy."""
     model.eval()
     graph, state = nnx.split(model)
     state = nnx.to_pure_dict(state)
-    show = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
+    kept = {} if maps else {"features": (), "preacts": ()}
+    show = jax.jit(lambda state, images: nnx.merge(graph, state)(images)._replace(**kept))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     rows = [tuple(part)[:4] for part in parts]  # the rest, head and norms, are of the network
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
@@ -116,12 +119,11 @@ def fit(
     _check(data, transfer, recipe, seeds)
     config = configuration(name, data, transfer, recipe, seeds)
     recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
-    if run_dir:
-        run_dir = pathlib.Path(run_dir).expanduser()
-        claim(run_dir, config)
-
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused)
     record = History(config, _protocol(program, data), seeds)
+    if run_dir:
+        run_dir = pathlib.Path(run_dir).expanduser()
+        claim(run_dir, config | {"fused": fused})  # one state for all seeds, or one for each
     total = program.epochs * program.steps * recipe.batch_size * len(seeds)
     label, states = label or f"{name} {transfer.spec}", []
     with contextlib.closing(Progress(label, total, progress)) as shown:
@@ -137,10 +139,18 @@ def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
 
 
 def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
-    """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`."""
+    """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`.
+
+    Pictures, frozen teachers and files of one's own are there as their means and checksums.
+    """
+    frozen = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(Modules(transfer.frozen())))]
+    digest = hashlib.sha256(b"".join(frozen)).hexdigest()[:16]
+    files = re.findall(r"([^\s(,=+]+\.py):", transfer.spec)
     config = {
         "student": student, "transfer": transfer.name, "distiller": transfer.spec,
-        "data": data.describe(), "recipe": asdict(recipe),
+        "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
+        "picture_mean": data.mean, "teacher": digest,
+        "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in files},
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
     }  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
@@ -207,14 +217,16 @@ def _check(data, transfer, recipe, seeds):
 def _protocol(program: Program, data: Dataset) -> dict:
     """How a run is measured: sizes of what is used and of what is trained, passes per step."""
     student = models.cost(nnx.eval_shape(lambda: program.network(None, 0)), data.image_shape)
-    state = jax.eval_shape(lambda: program.init(0).params)
-    sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.items()}
+    state = jax.eval_shape(lambda: program.init(0))
+    used = nnx.eval_shape(program.deployed, state.params, state.rest, program.frozen)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     return {
-        "reported": "last epoch", "views": program.transfer.passes[0], "device": history.device(),
+        "reported": "last epoch", "views": program.transfer.views, "device": history.device(),
         "fused": program.fused, "versions": history.versions(), "parameters": student.parameters,
-        "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes.values()),
+        "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
+        "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],
-        "epochs": program.epochs,
+        "epochs": program.epochs, "generations": program.transfer.generations,
     }  # fmt: skip
 
 

@@ -49,9 +49,13 @@ def main() -> None:
     best = max(records.histories, key=lambda name: records.histories[name].last().mean())
 
     def finished(student, recipe, seeds, folder, who=None):
-        state = folder / f"state-seed-{seeds[0]}{checkpoint.SUFFIX}"
-        require(state.exists(), f"no finished run in {folder}: run the comparison first")
-        return fit(student, data, who, recipe, seeds=seeds, run_dir=folder, progress=False)
+        path = folder / "history.json"
+        record = History.load(path) if path.exists() else None
+        finished = record and record.seeds == list(seeds)
+        finished = finished and record.epochs == record.protocol["epochs"]
+        require(finished, f"no finished run in {folder}: run the comparison first")
+        return fit(student, data, who, recipe, seeds=seeds, run_dir=folder, progress=False,
+                   fused=record.protocol["fused"])  # fmt: skip
 
     teacher = finished(chosen.teacher, chosen.teacher_recipe, above.seeds,
                        options.teacher or options.runs / "teacher")  # fmt: skip

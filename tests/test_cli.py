@@ -15,7 +15,7 @@ import evaluate
 import kdlib
 import train
 import train_w_kd
-from kdlib import checkpoint, cli, compare
+from kdlib import checkpoint, cli, compare, report
 from kdlib.history import History
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -199,7 +199,7 @@ def test_a_teacher_of_other_classes_is_refused(pets, tmp_path, capsys):
     checkpoint.save_network(tmp_path / "three", model, facts)
     arguments = shlex.join(distil(pets, tmp_path / "three", tmp_path / "run"))
     message = refused(train_w_kd.main, arguments, capsys)
-    assert "knows 3 classes and the data has 2" in message
+    assert "knows 3 classes (a, ...) and the data has 2 (cat, ...)" in message
 
 
 def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
@@ -265,11 +265,14 @@ def test_a_table_takes_records_that_are_there_and_own_methods(tmp_path, capsys, 
     assert (tmp_path / "figures" / "efficiency.png").exists()
     assert "64 training" in (tmp_path / "figures" / "labels-64" / "table.md").read_text()
     fits = []
-    monkeypatch.setattr(compare, "fit", lambda *a, label=None, **k: fits.append(label) or 1 / 0)
-    monkeypatch.setattr(compare, "load_teacher", lambda *a, **k: kdlib.models.build(
-        "ResNet14x0.25", 10))  # fmt: skip
-    compare.main(arguments)  # nothing is trained again
-    assert not fits and "gap" in capsys.readouterr().out
+    real = compare.fit
+    monkeypatch.setattr(compare, "fit", lambda *a, **k: fits.append(k["label"]) or real(*a, **k))
+    compare.main(arguments)  # nothing is trained again; the teacher's run is found finished
+    assert set(fits) == {"teacher"} and "gap" in capsys.readouterr().out
+    mine.write_text(mine.read_text().replace(".mean()", ".var()"))
+    shutil.rmtree(tmp_path / "labels-64" / report.record_file(f"{mine}:gap")[:-5])
+    compare.main([*arguments[:7], "64", *arguments[9:]])
+    assert fits[-1] == f"{mine}:gap"  # another loss by the same name is another run
 
 
 @pytest.mark.tfds

@@ -350,6 +350,18 @@ def test_a_folder_without_test_gives_a_fifth_of_every_class(tmp_path):
     assert list(np.bincount(dataset.test.labels)) == [2, 1]
 
 
+def test_the_first_test_pictures_of_a_folder_show_every_class(tmp_path):
+    """Presets test on the first so many; in order of class that would be the first classes only."""
+    dataset = data.load(str(picture_folder(tmp_path / "pets", {"cat": 100, "dog": 100})))
+    assert set(dataset.test.labels[:10]) == {0, 1}
+
+
+def test_hidden_folders_and_the_test_set_are_no_classes(tmp_path):
+    layout = {"cat": 5, "dog": 5, "test/cat": 2, "test/dog": 2, ".ipynb_checkpoints": 1}
+    dataset = data.load(str(picture_folder(tmp_path / "pets", layout)))
+    assert dataset.classes == ("cat", "dog") and len(dataset.train) == 10
+
+
 def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
     root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     Image.new("L", (40, 20)).save(root / "dog" / "grey.jpg")

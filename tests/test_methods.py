@@ -328,12 +328,45 @@ def test_every_method_resumes_bit_for_bit(spec, family, smoke, tmp_path, monkeyp
         ("ONE(branches=1)", None, "at least 2 branches"),
         ("DML(peer=3)", None, "DML has no setting 'peer': it takes peers="),
         ("PSKD(alpha=2)", None, "0 to 1"),
+        ("SoftLogits", "SelfDistillation", "give one that leaves them more, like"),
+        ("SoftLogits(temperature='a')", None, "not supported between"),
+        ("DML(peers=2)", None, "DML(peers=2)"),
+        ("Supervised(longer=0)", None, "longer above 0"),
+        ("Supervised(smoothing=5)", None, "give shares below 1"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(spec, family, message):
     with pytest.raises(ValueError) as error:
         transfer.make(spec, family=family)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spec", ["DML(distiller=SimKD)", "BornAgain(distiller=SimKD)", "EMATeacher(distiller=MLKD)",
+             "Online(distiller=FunMatch)"])  # fmt: skip
+def test_what_only_a_frozen_teacher_can_give_is_refused(spec, tiny):
+    with pytest.raises(ValueError, match="needs a frozen teacher: give --transfer Offline"):
+        kdlib.fit("ResNet8x0.25", tiny, transfer.make(spec), Recipe(epochs=1, batch_size=32))
+
+
+@pytest.mark.parametrize("text", ["SimKD + AT", "AT + SimKD", "AT + SimKD + SP"])
+def test_in_a_sum_the_part_with_a_network_of_its_own_answers(text, tiny, teacher):
+    """Whoever comes last: the plain classifier gets no gradient beside SimKD."""
+    both, data = distillers.make(text), jnp.asarray(tiny.test.images)
+    shown = teacher(data)
+    both.prepare(shown, shown, nnx.Rngs(0), jnp.asarray(tiny.train.labels))
+    alone = next(part for part in both.parts if type(part).__name__ == "SimKD")
+    assert jnp.array_equal(both.logits(shown, shown), alone.logits(shown, shown))
+    assert type(both.deploy(teacher, teacher)) is not type(teacher)
+
+
+@pytest.mark.parametrize(("share", "epochs"), [(0.2, 15), (0.2, 30), (1 / 9, 63), (1 / 9, 234)])
+def test_a_first_phase_has_its_whole_number_of_epochs(share, epochs):
+    """Compiled, the share of a run is rounded, and could end the phase an epoch early."""
+    silent = distillers.make("AT").scheduled(pretrain=share)
+    silent.pretrain_ce, silent.ce_weight = 0.0, 1.0
+    ce = jax.jit(lambda step: silent.weights((step + 1) / epochs)[0])
+    assert sum(float(ce(jnp.int32(step))) == 0 for step in range(epochs)) == round(share * epochs)
 
 
 @pytest.mark.slow

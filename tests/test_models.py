@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from kdlib import models
+from kdlib.models.network import lecun_normal
 
 
 def evaluating(*args, **kwargs):
@@ -345,3 +346,10 @@ def test_bfloat16_computes_low_and_keeps_parameters_high():
     out = jax.eval_shape(model, PICTURES)
     assert out.features[1].dtype == jnp.bfloat16 and out.logits.dtype == jnp.float32
     assert model.stem_conv.kernel[...].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 32), (1, 1, 3, 7), (5, 5, 7, 3), (64, 10), (1, 1)])
+def test_initial_weights_are_those_of_flax(shape):
+    """Drawn from the beginning of a longer row, so that one program serves all shapes."""
+    usual = nnx.initializers.lecun_normal()(jax.random.key(3), shape, jnp.float32)
+    assert jnp.array_equal(lecun_normal(jax.random.key(3), shape), usual)

@@ -133,7 +133,7 @@ def pictures(count, side, seed=1):
 def test_the_original_s_files_answer_as_the_original_did(tmp_path, place):
     tree = original_tree(blocks=2)
     path = write_original(tmp_path / "res14_c5", tree, place)
-    model, facts = checkpoint.load_network(path, "resnet-14x0.25", 5)
+    model, facts = checkpoint.load_network(path, "resnet-14x0.25", "abcde")
     images = pictures(3, 16)
     np.testing.assert_allclose(
         model(images).logits, original_forward(tree, images, 2), rtol=1e-4, atol=1e-4
@@ -145,7 +145,8 @@ def test_the_original_s_files_answer_as_the_original_did(tmp_path, place):
 def test_large_convolutions_pad_as_the_original_s_too(tmp_path):
     """Of a size that a CPU's own convolutions are called for; of two classes of inputs, CIFAR's."""
     tree = original_tree(width=16, classes=100)
-    model, _ = checkpoint.load_network(write_original(tmp_path / "res8_c100", tree), "ResNet8", 100)
+    file = write_original(tmp_path / "res8_c100", tree)
+    model, _ = checkpoint.load_network(file, "ResNet8", range(100))
     np.testing.assert_array_equal(model.normalise.mean[...], [112, 124, 129])
     model.normalise.mean[...] = jnp.array([113.9, 123.0, 125.3])
     model.normalise.std[...] = jnp.array([66.7, 62.1, 63.0])
@@ -188,7 +189,7 @@ def test_symmetric_networks_are_saved_as_such(tmp_path):
 
 @pytest.mark.parametrize(("name", "answer"), TORCH_FILES.items())
 def test_pytorch_s_files_answer_as_in_pytorch(name, answer):
-    model, facts = checkpoint.load_network(DATA / name, "ResNet8x0.25", 5, normalise=IMAGENET)
+    model, facts = checkpoint.load_network(DATA / name, "ResNet8x0.25", "abcde", normalise=IMAGENET)
     assert facts["normalise"] == [*IMAGENET] and not facts["same_padding"]
     logits = model(ANSWERS["images"]).logits
     np.testing.assert_allclose(logits, ANSWERS[answer], rtol=1e-4, atol=1e-5)
@@ -222,7 +223,8 @@ def test_a_listed_network_s_namesake_of_others_is_no_damaged_one(tmp_path):
     ("asked", "message"),
     [
         ({"architecture": "ResNet56"}, "holds a ResNet8x0.25, not a ResNet56"),
-        ({"classes": 10}, "knows 5 classes and the data has 10"),
+        ({"classes": "abcdefghij"}, r"knows 5 classes \(0, \.\.\.\) and the data has 10 \(a, "),
+        ({"architecture": "ResNet20"}, "holds a ResNet8x0.25, not a ResNet20"),
     ],
 )
 def test_files_of_another_network_are_refused(tmp_path, asked, message):

@@ -54,6 +54,13 @@ def test_one_seed_is_never_a_verdict_and_unequal_seeds_are_refused():
         metrics.compare([0.9, 0.8], [0.1])
 
 
+def test_of_several_generations_the_last_one_s_best_epoch_counts():
+    found = history([[0.9, 0.2, 0.5, 0.4]])
+    assert found.best() == 0.9
+    found.protocol["generations"] = 2
+    assert found.best() == 0.5
+
+
 def test_object_share_of_known_maps():
     masks = np.zeros((3, 8, 8), bool)
     masks[:, :4, :4] = True  # a quarter of the area
@@ -152,7 +159,6 @@ def test_every_figure_draws(small_shapes, teacher):
         plots.pictures(split.images, ["a", "b", "c"]),
         plots.network_attention({"one": network}, split, stage=2),
         plots.matrix([[1.0, np.nan], [2.0, 3.0]], ["a", "b"], ["long name", "d"], label="x"),
-        plots.bars({"T = 1": [0.1, 0.9], "T = 4": [0.4, 0.6]}, ["a", "b"], "share"),
     ]
     for figure in figures:
         figure.canvas.draw()
@@ -179,5 +185,5 @@ def test_attention_maps_share_one_colour_scale(small_shapes):
 
 
 def test_figures_are_written_and_released(tmp_path):
-    plots.save(plots.bars({"x": [1.0]}, ["a"], "y"), tmp_path / "new" / "bars.png")
+    plots.save(plots.comparison({"x": np.array([1.0])}), tmp_path / "new" / "bars.png")
     assert (tmp_path / "new" / "bars.png").stat().st_size > 1000 and not plt.get_fignums()

@@ -82,9 +82,9 @@ def test_files_and_functions_are_read_in_one_sitting():
             if isinstance(node, ast.FunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 assert length <= 75, f"{path.name}:{node.name}: {length} lines"
-    # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, teachers from elsewhere: no
-    # room for a second way to do a thing.
-    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3750
+    # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, teachers from elsewhere, and
+    # every wrong input named: no room for a second way to do a thing.
+    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3800
 
 
 def test_public_functions_are_documented():

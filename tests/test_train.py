@@ -425,3 +425,62 @@ def test_networks_can_be_watched_while_they_learn(tiny, fused):
     for seed, network in enumerate(run.students):
         np.testing.assert_array_equal(seen[seed, 2], network.classifier.kernel[...])
         assert not np.array_equal(seen[seed, 1], seen[seed, 2])
+
+
+# --- what a run's folder stands for
+
+
+def test_another_teacher_other_pictures_and_changed_code_are_other_runs(tiny, teacher, tmp_path):
+    """Names and sizes alone would resume the first run with the second one's teacher."""
+    recipe, own = Recipe(epochs=1, batch_size=32), tmp_path / "own.py"
+    loss = "def loss(student, teacher, labels):\n    return (student.logits - teacher.logits)"
+    own.write_text(f"{loss}.var()\n")
+    brighter = replace(tiny, train=Split(tiny.train.images // 2, tiny.train.labels))
+    run = lambda teacher=teacher, data=tiny: fit(
+        "ResNet8x0.25", data, Offline(teacher, make(f"{own}:loss")), recipe, progress=False,
+        run_dir=tmp_path / "run",
+    )  # fmt: skip
+    first = run().history
+    assert run().history.curves == first.curves  # the same again is the same
+    stranger = models.build("ResNet8x0.25", CLASSES, mean=tiny.mean, std=tiny.std, seed=8)
+    with pytest.raises(ValueError, match="teacher is"):
+        run(teacher=stranger)
+    with pytest.raises(ValueError, match=r"picture_mean is"):
+        run(data=brighter)
+    own.write_text(f"{loss}.std()\n")
+    with pytest.raises(ValueError, match=r"own\.py is"):
+        run()
+
+
+def test_states_of_a_gpu_and_of_a_cpu_are_told_apart(tiny, tmp_path):
+    """A fused program keeps one state for all seeds; the other kind would start afresh."""
+    recipe = Recipe(epochs=1, batch_size=32)
+    fit("ResNet8x0.25", tiny, recipe=recipe, fused=True, run_dir=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="fused is True there and False here"):
+        fit("ResNet8x0.25", tiny, recipe=recipe, fused=False, run_dir=tmp_path, progress=False)
+
+
+def test_a_refused_setting_leaves_the_folder_free(tiny, teacher, tmp_path):
+    recipe = Recipe(epochs=1, batch_size=32)
+    run = lambda spec: fit("ResNet8x0.25", tiny, Offline(teacher, make(spec)), recipe,
+                           run_dir=tmp_path, progress=False)  # fmt: skip
+    with pytest.raises(ValueError, match="stages 1 to 3"):
+        run("FitNet(stage=5)")
+    run("FitNet(stage=2)")
+
+
+def test_predictions_without_maps_are_the_same(tiny, teacher):
+    whole, short = (kdlib.predict(teacher, tiny.test.images, maps=maps) for maps in (True, False))
+    assert not short.features and not short.preacts
+    np.testing.assert_allclose(short.logits, whole.logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(short.embedding, whole.embedding, rtol=1e-5, atol=1e-6)
+
+
+def test_a_record_counts_the_network_that_is_used(tiny, teacher):
+    """SimKD leaves a projector and the teacher's classifier with the student."""
+    recipe = Recipe(epochs=1, batch_size=32)
+    facts = fit("ResNet8x0.25", tiny, Offline(teacher, make("SimKD")), recipe,
+                progress=False).history.protocol  # fmt: skip
+    plain = fit("ResNet8x0.25", tiny, recipe=recipe, progress=False).history.protocol
+    assert plain["deployed_parameters"] == plain["parameters"] == facts["parameters"]
+    assert facts["deployed_parameters"] > facts["parameters"]

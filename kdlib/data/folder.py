@@ -21,7 +21,8 @@ def folder(path: pathlib.Path, image_size: int | None):
     require(path.is_dir(), missing, FileNotFoundError)
     train = path / "train" if (path / "train").is_dir() else path
     test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
-    classes = sorted(p.name for p in train.iterdir() if p.is_dir())
+    folders = [p for p in train.iterdir() if p.is_dir() and p != test and p.name[0] != "."]
+    classes = sorted(p.name for p in folders)
     found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
     missing = f"no pictures ({kinds}) in sub-folders of {train}: one per class"
     require(any(found), missing, FileNotFoundError)
@@ -36,6 +37,8 @@ def folder(path: pathlib.Path, image_size: int | None):
         arrays[f"{split}_images"] = stack(pictures, image_size, str(path))
         arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes), dtype=np.int32),
                                               [len(files) for files in found])  # fmt: skip
+    order = np.random.default_rng(0).permutation(len(arrays["test_labels"]))  # no class comes first
+    arrays |= {name: arrays[name][order] for name in ("test_images", "test_labels")}
     return f"folder {path.name}", tuple(classes), arrays
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdlib.data.folder import stack
+from kdlib.history import replacing
 from kdlib.names import require, unknown
 
 KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
@@ -49,10 +50,8 @@ def cached(key: str, make):
     file = cache_dir() / "data" / f"{key}.npz"
     if not file.exists():
         source, classes, arrays = make()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_name(f"{key}.{os.getpid()}.npz")
-        np.savez(scratch, source=source, classes=list(classes), **arrays)
-        scratch.replace(file)  # in one step, whoever else makes the same
+        with replacing(file) as scratch, open(scratch, "wb") as out:  # others may make the same
+            np.savez(out, source=source, classes=list(classes), **arrays)
     with np.load(file) as stored:
         arrays = dict(stored)
     return str(arrays.pop("source")), tuple(arrays.pop("classes").tolist()), arrays

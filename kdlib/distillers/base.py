@@ -10,6 +10,7 @@ from jax import Array
 
 from kdlib.data import Batch
 from kdlib.models import Outputs
+from kdlib.models.network import lecun_normal
 from kdlib.names import require, settings, written
 
 COMMON = ("warmup", "pretrain")  # settings that every distiller takes beside its own
@@ -35,6 +36,7 @@ class Distiller(nnx.Module):
     views: int = 1  # 2 for a loss that also compares a strongly augmented view (batch.extra)
     mixup: float = 0.0  # above 0, both networks see strongly changed, mixed pictures (no labels)
     contextual: bool = False  # knowledge() takes the batch as its fourth argument
+    address: str | None = None  # file.py:Name, of one's own
     teacher_training: bool = False  # the frozen teacher normalises by the batch's statistics
 
     def prepare(self, student: Outputs, teacher: Outputs, rngs: nnx.Rngs, labels: Array) -> None:
@@ -54,7 +56,7 @@ class Distiller(nnx.Module):
         ramp = jnp.minimum(progress / self.warmup, 1.0) if self.warmup else 1.0
         if not self.pretrain:
             return self.ce_weight, self.weight * ramp
-        first = progress <= self.pretrain
+        first = progress <= self.pretrain + 1e-4  # progress is rounded
         ce = jnp.where(first, self.pretrain_ce, self.ce_weight)
         return ce, jnp.where(first, self.weight, self.afterwards * self.weight * ramp)
 
@@ -86,7 +88,10 @@ class Distiller(nnx.Module):
         """The text that makes this distiller again: ``SoftLogits(temperature=4.0, alpha=0.9)``."""
         shared = [k for k in COMMON if getattr(self, k) != getattr(type(self), k)]
         values = {name: getattr(self, name) for name in [*settings(type(self)), *shared]}
-        return written(type(self).__name__, values)
+        return written(self.address or type(self).__name__, values)
+
+    # Whether the network to use is more than the student.
+    deploys = property(lambda self: type(self).deploy is not Distiller.deploy)
 
 
 def positive(**settings: float) -> None:
@@ -116,7 +121,9 @@ def own(given, address: str | None = None) -> Distiller:
     given = given() if isinstance(given, type) else given
     require(callable(given), f"{address or given!r} is no distiller: give a function of (student, "
                              "teacher, labels), or a Distiller")  # fmt: skip
-    return given if isinstance(given, Distiller) else Custom(given, address)
+    made = given if isinstance(given, Distiller) else Custom(given, address)
+    made.address = address or made.address
+    return made
 
 
 class Sum(Distiller):
@@ -128,6 +135,7 @@ class Sum(Distiller):
     def __init__(self, *parts: Distiller):
         flat = [p for part in parts for p in (part.parts if isinstance(part, Sum) else [part])]
         self.parts = nnx.data(flat)
+        self.speaker = next((i for i, part in enumerate(flat) if part.deploys), 0)  # SimKD
         joined = {"zero_at_match": all, "any_order": all, "teacher_training": any, "views": max,
                   "mixup": max, "pretrain": max, "ce_weight": math.prod}  # fmt: skip
         for name, join in joined.items():
@@ -143,15 +151,17 @@ class Sum(Distiller):
         for part in self.parts:
             weight = part.weights(progress)[1]
             if self.pretrain and not part.pretrain:
-                weight = jnp.where(progress <= self.pretrain, 0.0, weight)
+                weight = jnp.where(progress <= self.pretrain + 1e-4, 0.0, weight)
             total = total + weight * part(student, teacher, labels, batch)
         return total
 
     def logits(self, student, teacher):
-        return self.parts[-1].logits(student, teacher)
+        return self.parts[self.speaker].logits(student, teacher)
 
     def deploy(self, student, teacher):
-        return self.parts[-1].deploy(student, teacher)
+        return self.parts[self.speaker].deploy(student, teacher)
+
+    deploys = property(lambda self: self.parts[self.speaker].deploys)
 
     spec = property(lambda self: " + ".join(part.spec for part in self.parts))
 
@@ -186,7 +196,8 @@ class Adapter(nnx.Module):
         size = 2 * up if up > 1 else 1 + down * (down > 1)
         padding = "SAME" if up > 1 else [((size - 1) // 2, size // 2)] * 2
         kind, shape = nnx.ConvTranspose if up > 1 else nnx.Conv, (c_in, c_out, (size, size))
-        self.conv = kind(*shape, (up * down,) * 2, padding=padding, use_bias=not norm, rngs=rngs)
+        self.conv = kind(*shape, (up * down,) * 2, padding=padding, use_bias=not norm,
+                         kernel_init=lecun_normal, rngs=rngs)  # fmt: skip
         self.norm = BatchNorm(c_out, rngs=rngs) if norm else None
 
     def __call__(self, x: Array) -> Array:
@@ -208,7 +219,8 @@ def convolutions(widths, sizes, activation, rngs, norm=True) -> nnx.Sequential:
     """Convolutions from each width to the next, each with batch norm or not, and activation."""
     layers = []
     for c_in, c_out, size in zip(widths[:-1], widths[1:], sizes, strict=True):
-        layers.append(nnx.Conv(c_in, c_out, (size, size), use_bias=not norm, rngs=rngs))
+        layers.append(nnx.Conv(c_in, c_out, (size, size), use_bias=not norm,
+                               kernel_init=lecun_normal, rngs=rngs))  # fmt: skip
         layers += [BatchNorm(c_out, rngs=rngs), activation] if norm else [activation]
     return nnx.Sequential(*layers)
 

@@ -1,5 +1,7 @@
 """What all networks share: normalisation, layers as the literature has them, one forward pass."""
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -31,6 +33,24 @@ class Normalise(nnx.Module):
         return ((images.astype(jnp.float32) - self.mean[...]) / self.std[...]).astype(self.dtype)
 
 
+_draw = jax.jit(lambda key, n: jax.random.truncated_normal(key, -2, 2, (n,)), static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scale(draws, shape):
+    deviation = jnp.sqrt(shape[-1] / math.prod(shape)) / 0.87962566103423978  # that of -2..2
+    return draws[: math.prod(shape)].reshape(shape) * deviation
+
+
+def lecun_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+    """The draws of ``nnx.initializers.lecun_normal``, to the bit, from one or two small programs.
+
+    A draw depends on its position alone, so a short row is the beginning of a long one. Compiled
+    for each shape by itself, such draws take up most of a network's first start.
+    """
+    return _scale(_draw(key, 2 ** max(16, (math.prod(shape) - 1).bit_length())), tuple(shape))
+
+
 class Make(NamedTuple):
     """What a network is told, as in :func:`kdlib.models.build`, and layers made accordingly."""
 
@@ -53,7 +73,7 @@ class Make(NamedTuple):
         return nnx.Conv(
             c_in, c_out, (size, size), strides=stride, padding=((near, size // 2),) * 2,
             use_bias=False, feature_group_count=groups, dtype=self.dtype,
-            conv_general_dilated=convolve, rngs=self.rngs,
+            kernel_init=lecun_normal, conv_general_dilated=convolve, rngs=self.rngs,
         )  # fmt: skip
 
     def norm(self, channels, ends_block=False):
@@ -114,7 +134,8 @@ class Network(nnx.Module):
         self.normalise = Normalise(make.mean, make.std, make.dtype)
         self.same_padding = make.same_padding
         self.stages = nnx.data(stages)
-        self.classifier = nnx.Linear(channels, make.classes, rngs=make.rngs)
+        rngs = make.rngs
+        self.classifier = nnx.Linear(channels, make.classes, kernel_init=lecun_normal, rngs=rngs)
 
     def stem(self, x: jax.Array) -> jax.Array:
         return nnx.relu(self.stem_norm(self.stem_conv(x)))

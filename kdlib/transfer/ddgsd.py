@@ -27,7 +27,7 @@ class DDGSD(Supervised):
     """
 
     family = "SelfDistillation"
-    passes = (2, 0)
+    views, passes = 2, (2, 0)
 
     def __init__(self, temperature: float = 4.0, mmd: float = 5e-4):
         positive(temperature=temperature)

@@ -35,7 +35,7 @@ class DML(Supervised):
         known = order in ("simultaneous", "sequential")
         require(known, f"order={order!r}: give 'simultaneous' or 'sequential'")
         require(peers, "peers=(): give at least one, None for a network like the student")
-        self.passes = len(peers) + 1, 0
+        self.passes = (len(peers) + 1) ** (2 if order == "sequential" else 1), 0
         self.peers, self.order, self.distiller = tuple(peers), order, distiller
         self.names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]
         self.pairs = list(itertools.permutations(self.names, 2))
@@ -47,7 +47,7 @@ class DML(Supervised):
         nets = {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
         everyone = {"student": setup.student, **nets}
         distiller = self.distiller or SoftLogits(temperature=1.0, alpha=1.0, gamma=1.0)
-        lesson = lambda i, j: prepared(distiller, setup, everyone[i], everyone[j])
+        lesson = lambda i, j: prepared(distiller, setup, everyone[i], everyone[j], deploys=False)
         return nets | {f"distiller_{i}_{j}": lesson(i, j) for i, j in self.pairs}
 
     def loss(self, trained, frozen, batch):

@@ -6,11 +6,20 @@ from flax import nnx
 
 from kdlib.data import Batch, mix, strong
 from kdlib.distillers import Distiller
+from kdlib.names import require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, shows
 
 
-def prepared(distiller: Distiller, setup: Setup, student, teacher) -> Distiller:
-    """A copy of a distiller with variables for these two networks."""
+def prepared(distiller: Distiller, setup: Setup, student, teacher, offline=False,
+             deploys=True) -> Distiller:  # fmt: skip
+    """A copy of a distiller with variables for these two networks.
+
+    Raises ValueError for one that needs views that only ``offline`` transfer makes, or a network
+    after training that this one doesn't leave (``deploys``).
+    """
+    seen = offline or (distiller.views == 1 and not distiller.mixup)
+    leaves = deploys or not distiller.deploys
+    require(seen and leaves, f"{distiller.spec} needs a frozen teacher: give --transfer Offline")
     distiller = nnx.clone(distiller)
     shown = (shows(network, setup.image_shape) for network in (student, teacher))
     distiller.prepare(*shown, setup.rngs, setup.labels)
@@ -42,12 +51,12 @@ class Offline(Supervised):
     def __init__(self, teacher: nnx.Module, distiller: Distiller):
         self.teacher, self.distiller = teacher, distiller
         self.frozen_training = distiller.teacher_training
-        self.passes = (distiller.views, distiller.views)
+        self.views, self.passes = distiller.views, (distiller.views, distiller.views)
 
     spec = property(lambda self: self.distiller.spec)
 
     def trained(self, setup: Setup) -> dict[str, nnx.Module]:
-        return {"distiller": prepared(self.distiller, setup, setup.student, self.teacher)}
+        return {"distiller": prepared(self.distiller, setup, setup.student, self.teacher, True)}
 
     def frozen(self) -> dict[str, nnx.Module]:
         return {"teacher": self.teacher}

@@ -10,7 +10,7 @@ from flax import nnx
 
 from kdlib.data import Batch, Pictures, mix
 from kdlib.models import Outputs
-from kdlib.names import settings, written
+from kdlib.names import require, settings, written
 
 
 class Loss(NamedTuple):
@@ -79,6 +79,9 @@ class Supervised:
         average: decay of an exponential moving average of the weights, used in place of the last.
         longer: factor on the epochs: plain training with the compute of a costlier method.
 
+    Raises:
+        ValueError: a setting out of its range.
+
     Reference:
         Szegedy et al., CVPR 2016, arXiv:1512.00567 (label smoothing); for mixup and CutMix see
         :func:`kdlib.data.mix`.
@@ -88,6 +91,7 @@ class Supervised:
     generations = 1  # how often the epochs of the recipe are run through
     turns: tuple[tuple[str, ...], ...] = ()  # modules updated one group after the other
     still: tuple[str, ...] = ("average",)  # modules that no gradient (or weight decay) moves
+    views = 1  # random views of a picture in an epoch
     passes = (1, 0)  # forward passes of networks that train, and of frozen ones, per picture
     smoothing = mixup = cutmix = average = 0.0  # off, also in the transfers that follow this form
     longer = 1.0
@@ -95,6 +99,9 @@ class Supervised:
 
     def __init__(self, smoothing: float = 0.0, mixup: float = 0.0, cutmix: float = 0.0,
                  average: float = 0.0, longer: float = 1.0):  # fmt: skip
+        known = min(smoothing, average, mixup, cutmix) >= 0 and max(smoothing, average) < 1
+        require(known and longer > 0, f"{smoothing=}, {mixup=}, {cutmix=}, {average=}, {longer=}: "
+                "give shares below 1, none below 0, and longer above 0")  # fmt: skip
         self.smoothing, self.mixup, self.cutmix = smoothing, mixup, cutmix
         self.average, self.longer = average, longer
 
