@@ -5,7 +5,7 @@ RUN     = $(VENV)/bin/python
 # Colab runs Python 3.13; any other will do where there is none.
 COLAB  ?= $(shell python3.13 -c 'print("python3.13")' 2>/dev/null || echo $(PYTHON))
 
-.PHONY: demo test test-unit test-notebooks test-colab lab notebooks bench figures records reproduce clean
+.PHONY: demo test test-unit test-notebooks test-colab lab notebooks bench figures records reproduce zip clean
 
 demo: $(VENV)/.ready            ## four methods, three seeds, on the embedded data: table and figures
 	$(RUN) -m kdlib.compare --preset workshop --out runs/demo
@@ -79,6 +79,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	.venv-colab/bin/python -m pip install -q --upgrade pip
 	.venv-colab/bin/python -m pip install -q -c tests/colab.txt -e ".[test]"
 	touch $@
+
+zip:                            ## what Colab is given: the committed files, in one archive
+	git archive --format=zip --prefix=kd-cookbook/ -o kd-cookbook.zip HEAD
 
 clean:
 	rm -rf $(VENV) .venv-colab runs

@@ -108,8 +108,7 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
     require({"architecture", "classes"} <= metadata.keys(),
             f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
-    held, theirs = metadata["architecture"], metadata["classes"]
-    known = len(theirs)
+    held, theirs, known = metadata["architecture"], metadata["classes"], len(metadata["classes"])
     asked = models.canonical(architecture) if architecture else held
     require(asked == held, f"{path} holds a {held}, not a {asked}")
     numbered = theirs == [str(label) for label in range(known)]  # in files that hold no names

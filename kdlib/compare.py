@@ -196,10 +196,11 @@ def main(arguments=None) -> None:
         found, above = {}, pathlib.Path(figures.replace("{table}", table))
         for labels in options.labels or [None]:
             try:  # tables share their runs: a method that is in two of them is trained once
-                found[labels], text = run_table(options, chosen, table, labels, out, above, on_epoch)
+                done = run_table(options, chosen, table, labels, out, above, on_epoch)
             except TimeUp as reached:
                 print(f"stopped in time after {reached}; the same command goes on there")
                 raise SystemExit(75) from None
+            found[labels], text = done
             print(f"\n{text}\n")
         if len(found) > 1:
             plots.save(plots.efficiency(found), above / "efficiency.png")

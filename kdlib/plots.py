@@ -82,9 +82,10 @@ def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
     draw_rows(axis, accuracies)
     if teacher is not None:
         axis.axvline(100 * teacher, color="black", ls="--", lw=1, marker="")
-        axis.annotate("teacher", (100 * teacher, 1), xycoords=("data", "axes fraction"), va="top",
-                      xytext=(-4, -2), textcoords="offset points", ha="right")  # fmt: skip
-    axis.set(xlabel="test accuracy (%)", title=title or "")
+        axis.annotate("teacher", (100 * teacher, 1), (0, 2), ("data", "axes fraction"),
+                      "offset points", ha="center")  # fmt: skip
+    low, high = axis.get_xlim()  # an interval may end beyond what an accuracy can be
+    axis.set(xlabel="test accuracy (%)", title=title or "", xlim=(max(low, -2), min(high, 102)))
     return figure
 
 

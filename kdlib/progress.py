@@ -28,14 +28,13 @@ class Progress:
             self.bar = tqdm(bar_format="{desc}")  # the metrics need the bar's room
             self.write = self.bar.set_description_str
 
-    def skip(self, pictures: int) -> None:
-        """Count pictures of epochs that an earlier, interrupted run has trained."""
-        self.skipped += pictures
-        self.advance(pictures)
-
     def advance(self, pictures: int, sums: dict | None = None) -> None:
-        """Count trained pictures; ``sums`` (on the device) are read once a second at most."""
+        """Count trained pictures; ``sums`` (on the device) are read once a second at most.
+
+        Without ``sums`` they are those of an earlier, interrupted run.
+        """
         self.done += pictures
+        self.skipped += pictures if sums is None else 0
         if self.write and sums is not None and time.monotonic() - self.shown > 1:
             self.shown = time.monotonic()
             count, loss, correct = (float(sums[k].sum()) for k in ("count", "loss", "accuracy"))

@@ -92,10 +92,12 @@ def results_table(
             row[2:] = [f"{'+' if difference.mean >= 0 else ''}{difference}", verdict, closed]
         facts = history.protocol
         passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
-        extra = facts.get("trained_parameters", facts["parameters"]) / facts["parameters"] - 1
-        best = str(metrics.interval(history.best()))
+        count = facts["parameters"]
+        sizes = (facts.get(f"{kind}_parameters", count) for kind in ("trained", "deployed"))
+        extra, kept = (f"{100 * (size / count - 1):.0f} %" for size in sizes)
         time = f"x {history.seconds() / base.seconds():.2f}"
-        rows.append([*row, time, passes, f"{100 * extra:.0f} %", best])
+        beside = extra if kept == "0 %" else f"{extra} ({kept} kept)"
+        rows.append([*row, time, passes, beside, str(metrics.interval(history.best()))])
     return markdown(rows)
 
 

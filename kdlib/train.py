@@ -177,7 +177,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             for place, value in zip(places, values, strict=True):
                 record.curves[curve][place] = value
         first = metadata["epoch"]
-        shown.skip(first * program.steps * recipe.batch_size * len(group))
+        shown.advance(first * program.steps * recipe.batch_size * len(group))
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs

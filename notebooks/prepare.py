@@ -29,8 +29,12 @@ if "google.colab" in sys.modules:
     root, address = pathlib.Path("/content/kd-cookbook"), {address!r}
     if address and not root.exists():
         subprocess.run(["git", "clone", "-q", "--depth=1", address, str(root)], check=True)
-    if not root.exists():
-        shutil.unpack_archive("/content/kd-cookbook.zip", "/content")
+    if not root.exists():  # whatever the folder in the archive is called
+        archive = pathlib.Path("/content/kd-cookbook.zip")
+        assert archive.exists(), "upload kd-cookbook.zip (folder symbol, left), then run again"
+        shutil.unpack_archive(archive, "/content/unpacked")
+        found = pathlib.Path("/content/unpacked").rglob("pyproject.toml")
+        min(found, key=lambda file: len(file.parts)).parent.rename(root)
     install = [sys.executable, "-m", "pip", "install", "-q"]
     subprocess.run([*install, "--no-deps", "-e", str(root)], check=True)
     subprocess.run([*install, "safetensors", "tensorboardX", "importlib_resources"], check=True)

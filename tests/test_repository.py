@@ -5,10 +5,12 @@ import json
 import pathlib
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -208,19 +210,35 @@ def test_unfinished_and_wrong_answers_are_named_not_raised(capsys):
 
 
 def test_the_set_up_cell_works_from_an_empty_folder_on_colab(tmp_path, monkeypatch):
-    """With git, pip and the archive imitated: what would be run, in which order."""
-    ran = []
+    """With git and pip imitated: what would be run, in which order."""
+    ran, content = [], tmp_path / "content"
+    content.mkdir()
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
     monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
-    monkeypatch.setattr("shutil.unpack_archive", lambda file, to: ran.append(["unpack", file, to]))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    for address, first in (("", "unpack"), ("https://example.org/kd", "git")):
+    run = lambda address: exec(
+        PREPARE["SETUP"].format(address=address).replace("/content", str(content)), {})  # fmt: skip
+    with pytest.raises(AssertionError, match="upload kd-cookbook"):
+        run("")
+    for name in ("kd-cookbook/", "some-other-name-main/", ""):  # as packed by whatever packs
+        with zipfile.ZipFile(content / "kd-cookbook.zip", "w") as archive:
+            archive.writestr(f"{name}pyproject.toml", "")
+            archive.writestr(f"{name}kdlib/__init__.py", "")
         ran.clear()
-        exec(PREPARE["SETUP"].format(address=address), {})
-        assert ran[0][0] == first and sys.path[0] == "/content/kd-cookbook"
-        installed = " ".join(" ".join(c) for c in ran if "pip" in c)
+        run("")
+        assert (content / "kd-cookbook" / "kdlib" / "__init__.py").exists()
+        assert sys.path[0] == str(content / "kd-cookbook")
+        installed = " ".join(" ".join(command) for command in ran)
         assert "--no-deps" in installed and not re.search(r"\b(jax|flax|jaxlib)\b", installed)
+        shutil.rmtree(content / "kd-cookbook")
+        shutil.rmtree(content / "unpacked", ignore_errors=True)
+    (content / "kd-cookbook.zip").unlink()
+    monkeypatch.setattr(subprocess, "run", lambda command, check: (
+        ran.append(command), (content / "kd-cookbook").mkdir(exist_ok=True)))  # fmt: skip
+    ran.clear()
+    run("https://example.org/kd")
+    assert ran[0][:2] == ["git", "clone"]
 
 
 # --- pretrained files and records
