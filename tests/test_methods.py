@@ -328,7 +328,7 @@ def test_every_method_resumes_bit_for_bit(spec, family, smoke, tmp_path, monkeyp
         ("ONE(branches=1)", None, "at least 2 branches"),
         ("DML(peer=3)", None, "DML has no setting 'peer': it takes peers="),
         ("PSKD(alpha=2)", None, "0 to 1"),
-        ("SoftLogits", "SelfDistillation", "give one that leaves them more, like"),
+        ("SoftLogits", "SelfDistillation", "give one like 'SoftLogits(alpha=0.5)'"),
         ("SoftLogits(temperature='a')", None, "not supported between"),
         ("DML(peers=2)", None, "DML(peers=2)"),
         ("Supervised(longer=0)", None, "longer above 0"),

@@ -63,8 +63,7 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
     if family == "Online":
         return Online(distiller, teacher_arch)
     if family == "SelfDistillation":
-        require(distiller.ce_weight >= 0.5, f"'{spec}' gives the labels a weight of "
-                f"{distiller.ce_weight:.2g}, too little for a network that teaches itself: give "
-                "one that leaves them more, like 'SoftLogits(alpha=0.5)'")  # fmt: skip
+        require(distiller.ce_weight >= 0.5, f"'{spec}' leaves the labels too little for a network "
+                "that teaches itself: give one like 'SoftLogits(alpha=0.5)'")  # fmt: skip
         return EMATeacher(distiller=distiller)
     return Offline(teacher, distiller)
