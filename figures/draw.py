@@ -73,6 +73,15 @@ def protocol(records) -> str:
     return report.protocol(next(iter(records.histories.values())))
 
 
+def recorded(name: str) -> report.Records:
+    """The records of a table; those of baselines that were measured beside a demo stand in it."""
+    records = report.recorded(name)
+    if name.endswith("/demo") and (HERE / name / "../baselines/records.json").exists():
+        beside = report.recorded(name.replace("demo", "baselines")).histories
+        records = records._replace(histories=records.histories | beside)
+    return records
+
+
 def shapes() -> str:
     """The embedded set: the demo's methods with ten seeds, and with half the labels."""
     records, half = report.recorded("shapes"), report.recorded("labels/labels-128")
@@ -134,39 +143,38 @@ def full() -> str:
 
 def reduced_says() -> str:
     """What the comparison on CIFAR-10 at reduced scale shows, each difference with its verdict."""
-    records, baselines = (report.recorded(f"reduced/{name}") for name in ("demo", "baselines"))
+    records = recorded("reduced/demo")
     last = {name: history.last() for name, history in records.histories.items()}
-    longer, base = baselines.histories["Longer"].last(), last["plain"]
     teachers = History.load(HERE / "reduced" / "demo" / compare.TEACHER).last()
+    taught = [name for name in last if name not in ("plain", "Longer")]
 
     def against(rival, names) -> str:
         found = []
         for name in names:
-            difference, verdict = metrics.compare({**last, "Longer": longer}[name], rival)
+            difference, verdict = metrics.compare(last[name], last[rival])
             sign = "+" if difference.mean >= 0 else ""
             found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", "\N{MINUS SIGN}"))
         return listed(found)
 
-    methods = [name for name in last if name != "plain"]
-    best = max(methods, key=lambda name: last[name].mean())
-    closed = (last[best].mean() - base.mean()) / (records.teacher - base.mean())
+    best = max(taught, key=lambda name: last[name].mean())
+    base = last["plain"].mean()
+    closed = (last[best].mean() - base) / (records.teacher - base)
     return (
-        f"Against the plain student ({metrics.interval(base)} %), paired by seed: "
-        f"{against(base, [*methods, 'Longer'])}. `Longer`, the plain student with twice the "
-        f"epochs, costs more than any of them and reaches {metrics.interval(longer)} %; against "
-        f"it: {against(longer, methods)}. `{best}` closes {100 * closed:.0f} % of the gap to a "
-        f"teacher of {100 * records.teacher:.1f} %, the first of {WORDS[len(teachers)]} that were "
-        f"trained ({metrics.interval(teachers)} %)."
+        f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
+        f"{against('plain', [*taught, 'Longer'])}. Against `Longer`, the plain student with twice "
+        f"the epochs and more compute than any of them: {against('Longer', taught)}. `{best}` "
+        f"closes {100 * closed:.0f} % of the gap to a teacher of {100 * records.teacher:.1f} %, "
+        f"the first of {WORDS[len(teachers)]} that were trained ({metrics.interval(teachers)} %)."
     )
 
 
 def reduced() -> str:
     """CIFAR-10 at a scale that a CPU can measure: table, figure, sentences."""
-    return f"""{table(report.recorded("reduced/demo"))}
+    return f"""{table(recorded("reduced/demo"))}
 
 ![Test accuracy on CIFAR-10, JPEG copy, at reduced scale, one dot per seed](figures/reduced/demo/comparison.png)
 
-{reduced_says()} The recipe is the original's, shortened: blocks start as the identity, which in short runs costs a plain student more than a taught one (notebook [03](notebooks/03_attention_transfer.ipynb)), and ten epochs leave it unfinished. Other work shared the cores while these were trained, so their training times are rough."""
+{reduced_says()} The recipe is the original's, shortened: blocks start as the identity, which in short runs can cost a plain student more than a taught one (notebook [03](notebooks/03_attention_transfer.ipynb)), and ten epochs leave it unfinished. Other work shared the cores while these were trained, so their training times are rough."""
 
 
 def networks() -> str:
@@ -255,8 +263,8 @@ def main() -> None:
     plots.use_style()
     for name in TABLES:
         if (HERE / name / "records.json").exists():
-            draw(report.recorded(name), HERE / name)
-            compare.tables(report.recorded(name), HERE / name)
+            draw(recorded(name), HERE / name)
+            compare.tables(recorded(name), HERE / name)
     labels = {int(f.name.removeprefix("labels-")): f for f in (HERE / "labels").glob("labels-*")}
     found = {count: report.Records.load(folder) for count, folder in labels.items()}
     for count, records in found.items():

@@ -149,7 +149,7 @@ def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) 
     config = {
         "student": student, "transfer": transfer.name, "distiller": transfer.spec,
         "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
-        "picture_mean": data.mean, "teacher": digest,
+        "picture_mean": [round(value, 3) for value in data.mean], "teacher": digest,
         "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in files},
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
     }  # fmt: skip
