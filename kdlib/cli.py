@@ -150,14 +150,15 @@ def train_and_report(name: str, transfer, options, data) -> None:
     is_free = run_dir.is_dir() or not run_dir.exists()
     require(is_free, f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
+    method = getattr(options, "distiller", None)  # as it was typed
+    log = tensorboard.Writer(run_dir) if options.do_log else None
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
-              label=getattr(options, "distiller", name),
-              on_epoch=tensorboard.Writer(run_dir) if options.do_log else None)  # fmt: skip
+              label=method or name, on_epoch=log)  # fmt: skip
     history, config, protocol = run.history, run.history.config, run.history.protocol
     facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
     facts |= {key: config[key] for key in ("recipe", "distiller")}
     facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
-    facts["teacher"] = getattr(options, "teacher", None)
+    facts |= {"teacher": getattr(options, "teacher", None), "method": method or config["distiller"]}
     if not isinstance(run.student, models.Network):  # SimKD's, an ensemble: not to be built by name
         facts["architecture"] = f"{name} in {type(run.student).__name__}"
     for place, (seed, network) in enumerate(zip(history.seeds, run.students, strict=True)):

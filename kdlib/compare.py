@@ -94,8 +94,7 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
               on_epoch=on_epoch)  # fmt: skip
     images, labels = data.test.images, data.test.labels
     shown = predict(teacher, images, maps=False)
-    each = [metrics.quality(predict(network, images, maps=False), shown, labels)
-            for network in run.students]  # fmt: skip
+    each = [metrics.quality(predict(n, images, maps=False), shown, labels) for n in run.students]
     run.history.final = {name: [values[name] for values in each] for name in each[0]}
     if record:
         run.history.save(record)
