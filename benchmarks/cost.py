@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 import kdlib
-from kdlib import history, models, plots
+from kdlib import files, history, models, plots
 from kdlib.program import Program
 from kdlib.progress import Progress
 
@@ -130,7 +130,7 @@ def main(arguments=None) -> None:
             megabytes, first = found["bytes"] / 1e6, found["first_step_seconds"]
             print(f"{name:9s} {value:<6} {seconds:7.2f} s an epoch, {megabytes:7.0f} MB, "
                   f"first step after {first:.1f} s", flush=True)  # fmt: skip
-        history.write_text(path, json.dumps(record, indent=1))
+        files.write_text(path, json.dumps(record, indent=1))
     draw(record, path.with_suffix(".png"))
     print(f"record and figure: {path.with_suffix('.*')}")
 

@@ -22,7 +22,7 @@ import torch
 
 import kdlib
 from benchmarks.cost import noise
-from kdlib import history, models
+from kdlib import files, history, models
 from kdlib.models.convolution import convolve
 from kdlib.program import Program
 
@@ -133,7 +133,7 @@ def main() -> None:
         for part in ("forward", "to pictures", "to kernels"):
             ours, theirs = times[f"kdlib, {part}"], times[f"PyTorch, {part}"]
             print(f"  {part:12s} {ours:6.2f} ms, PyTorch {theirs:6.2f} ms, {ours / theirs:.2f}")
-    history.write_text(RESULT, json.dumps(record, indent=1))
+    files.write_text(RESULT, json.dumps(record, indent=1))
     print(f"record: {RESULT}")
 
 

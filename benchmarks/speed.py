@@ -22,7 +22,7 @@ import torch
 
 import kdlib
 from benchmarks import peer
-from kdlib import history, models
+from kdlib import files, history, models
 from kdlib.program import Program
 from kdlib.progress import Progress
 
@@ -185,7 +185,7 @@ def main(arguments=None) -> None:
         "batch_size": options.batch_size, "bfloat16": gpu, "works": found,
     }  # fmt: skip
     out = options.out or RESULTS / f"speed-{'gpu' if gpu else 'cpu'}.json"
-    history.write_text(out, json.dumps(record, indent=1))
+    files.write_text(out, json.dumps(record, indent=1))
     print(f"record: {out}")
 
 

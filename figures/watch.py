@@ -13,7 +13,8 @@ import pathlib
 import numpy as np
 
 from kdlib import compare, fit, metrics, preset, report, transfer
-from kdlib.history import device, versions, write_text
+from kdlib.files import write_text
+from kdlib.history import device, versions
 from kdlib.train import predict
 
 OUT = pathlib.Path(__file__).resolve().parent / "attention"

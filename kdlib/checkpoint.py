@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import nnx
 
 from kdlib import models, others
-from kdlib.history import replacing, write_text
+from kdlib.files import replacing, write_text
 from kdlib.names import require
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"

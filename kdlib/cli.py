@@ -103,8 +103,8 @@ def training_parser(prog: str, description: str) -> Parser:
 def choose_device(gpu_id: str | None, deterministic: bool) -> None:
     """Restrict JAX to one GPU, before its back end starts; ValueError if only others are there."""
     if deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     if gpu_id is None:
         return
     gpus = {}
@@ -147,8 +147,7 @@ def train_and_report(name: str, transfer, options, data) -> None:
         student(0)  # errors come before any training
         student.__name__ = f"{name} from {options.trained_param}"
     run_dir = options.train_path.expanduser()
-    is_free = run_dir.is_dir() or not run_dir.exists()
-    require(is_free, f"--train_path {run_dir} is a file: give a folder")
+    require(not run_dir.is_file(), f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
     method = getattr(options, "distiller", None)  # as it was typed
     log = tensorboard.Writer(run_dir) if options.do_log else None

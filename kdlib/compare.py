@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 
 import kdlib
-from kdlib import checkpoint, cli, metrics, plots, report, transfer
+from kdlib import checkpoint, cli, files, metrics, plots, report, transfer
 from kdlib.data import Dataset
-from kdlib.history import History, write_text
+from kdlib.history import History
 from kdlib.names import require
 from kdlib.presets import PRESETS, TABLES, Preset, preset
 from kdlib.train import configuration, evaluate, fit, predict
@@ -109,7 +109,7 @@ def tables(records: report.Records, out: pathlib.Path) -> str:
     if (out / TEACHER).exists():
         above = History.load(out / TEACHER)
         parts += [f"teacher: {metrics.interval(above.last())} %; {report.protocol(above)}"]
-    write_text(out / "table.md", "\n\n".join(parts))
+    files.write_text(out / "table.md", "\n\n".join(parts))
     return "\n\n".join(parts)
 
 

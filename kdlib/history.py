@@ -1,6 +1,5 @@
 """What a run leaves behind: its settings, its protocol, and every metric of every epoch."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +10,8 @@ import flax
 import jax
 import numpy as np
 import optax
+
+from kdlib.files import write_text
 
 
 @dataclass
@@ -73,25 +74,6 @@ class History:
     @classmethod
     def load(cls, path) -> "History":
         return cls(**json.loads(pathlib.Path(path).read_text()))
-
-
-@contextlib.contextmanager
-def replacing(path):
-    """A file to write that then replaces ``path``, so that a kill leaves the old or the new one."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        yield scratch
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def write_text(path, text: str) -> None:
-    """Replace a file's content in one step."""
-    with replacing(path) as scratch:
-        scratch.write_text(text + "\n")
 
 
 def device() -> str:

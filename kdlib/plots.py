@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 
-from kdlib import metrics
-from kdlib.history import History, replacing
+from kdlib import files, metrics
+from kdlib.history import History
 from kdlib.train import predict
 
 # Okabe and Ito's palette, yellow left out: it is too pale for lines on white.
@@ -187,6 +187,6 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
 
 def save(figure, path) -> None:
     """Write a figure as a crisp PNG and release its memory."""
-    with replacing(path) as scratch:
+    with files.replacing(path) as scratch:
         figure.savefig(scratch, format="png")
     plt.close(figure)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib import metrics
-from kdlib.history import History, write_text
+from kdlib import files, metrics
+from kdlib.history import History
 from kdlib.names import require
 
 FIGURES = pathlib.Path(__file__).resolve().parent.parent / "figures"
@@ -31,7 +31,7 @@ class Records(NamedTuple):
         for name, history in self.histories.items():
             history.save(folder / record_file(name))
         index = {"teacher": self.teacher, "methods": {n: record_file(n) for n in self.histories}}
-        write_text(folder / "records.json", json.dumps(index, indent=1))
+        files.write_text(folder / "records.json", json.dumps(index, indent=1))
 
     @classmethod
     def load(cls, folder) -> "Records":

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdlib import checkpoint, history, models
+from kdlib import checkpoint, files, history, models
 from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
@@ -238,7 +238,7 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        history.write_text(path, json.dumps(config, indent=1))
+        files.write_text(path, json.dumps(config, indent=1))
         return
     settings = json.loads(path.read_text()), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)

@@ -28,7 +28,7 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
-    "names", "data", "models", "metrics", "distillers", "transfer", "history", "others",
+    "names", "files", "data", "models", "metrics", "distillers", "transfer", "history", "others",
     "checkpoint", "progress", "dot", "program", "train", "analysis", "tensorboard", "report",
     "plots", "check", "presets", "cli", "compare",
 ]  # fmt: skip

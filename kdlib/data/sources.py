@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kdlib.data.folder import stack
-from kdlib.history import replacing
+from kdlib.files import replacing
 from kdlib.names import require, unknown
 
 KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
@@ -145,25 +145,23 @@ def _download(name) -> Path:
     """The archive, checked against its SHA-256, from the first address that answers."""
     spec, failures = CIFAR[name], []
     target = cache_dir() / "downloads" / f"{name}-binary.tar.gz"
-    partial = target.with_suffix(f".{os.getpid()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     for url in spec["urls"]:
         host = url.split("/")[2]
         print(f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
               "usually under a minute (40 minutes from cs.toronto.edu)", flush=True)  # fmt: skip
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(partial, "wb") as out:
-                total = int(reply.headers.get("Content-Length") or 0)
-                with tqdm.wrapattr(out, "write", total=total, delay=5, mininterval=5) as shown:
-                    shutil.copyfileobj(reply, shown)
-            content = partial.read_bytes()
-            if hashlib.sha256(content).hexdigest() == spec["sha256"]:
-                return partial.rename(target)
-            failures.append(f"{host}: checksum of {len(content)} bytes is not the published one")
+            with replacing(target) as partial:
+                answer = urllib.request.urlopen(url, timeout=TIMEOUT)
+                with answer as reply, open(partial, "wb") as out:
+                    total = int(reply.headers.get("Content-Length") or 0)
+                    with tqdm.wrapattr(out, "write", total=total, delay=5, mininterval=5) as shown:
+                        shutil.copyfileobj(reply, shown)
+                content = partial.read_bytes()
+                require(hashlib.sha256(content).hexdigest() == spec["sha256"], f"checksum of "
+                        f"{len(content)} bytes is not the published one", OSError)  # fmt: skip
+            return target
         except OSError as error:
             failures.append(f"{host}: {getattr(error, 'reason', error)}")
-        finally:
-            partial.unlink(missing_ok=True)
     raise FileNotFoundError(
         f"{name} could not be downloaded ({'; '.join(failures)}): put a prepared TFDS set in "
         "~/tensorflow_datasets, give --data_path, or use the embedded set, --dataset shapes"
