@@ -16,10 +16,6 @@ from kdlib.train import networks
 from kdlib.transfer import Offline, Supervised
 
 
-def _program(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, fused=False):
-    return Program(networks(student, data, recipe), data, transfer, recipe, fused)
-
-
 def gradient_ratio(
     student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *,
     at: Sequence[float] = (0.0, 0.25, 1.0), batches: int = 4, seed: int = 0,
@@ -40,7 +36,7 @@ def gradient_ratio(
     Returns:
         share → ratio; ``inf`` where the cross-entropy has no weight.
     """
-    program = _program(student, data, transfer, recipe)
+    program = Program(networks(student, data, recipe), data, transfer, recipe, fused=False)
 
     @jax.jit
     def norms(state):
@@ -98,7 +94,7 @@ def sweep(
     """
     fused = jax.default_backend() != "cpu" if fused is None else fused
     transfer = Offline(teacher, SweptSoftLogits())
-    program = _program(student, data, transfer, recipe, fused)
+    program = Program(networks(student, data, recipe), data, transfer, recipe, fused)
     grid = [(t, a, s) for t in temperatures for a in alphas for s in range(seeds)]
     split = "validation" if data.validation else "test"
 

@@ -113,9 +113,9 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     require(asked == held, f"{path} holds a {held}, not a {asked}")
     numbered = theirs == [str(label) for label in range(known)]  # in files that hold no names
     fits = classes is None or list(classes) == theirs or (numbered and len(classes) == known)
-    require(fits, f"{path} knows {known} classes ({theirs[0]}, ...) and the data has "
-            f"{len(classes or ())} ({(classes or '-')[0]}, ...): train a teacher on this data, or "
-            "choose the data it was trained on")  # fmt: skip
+    odd = ", ".join(sorted(map(str, set(theirs) ^ set(classes or ())))[:4]) or "in another order"
+    require(fits, f"{path} knows {known} classes and the data has {len(classes or ())}, not the "
+            f"same ({odd}): train a teacher on this data, or choose its own data")  # fmt: skip
     require("normalise.mean" in arrays, f"{path} holds a {held}, which can't be built by its name")
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
     told = {"mean": ones, "std": ones, "same_padding": metadata.get("same_padding", False)}
@@ -148,6 +148,12 @@ def manifest(folder=PRETRAINED) -> dict[str, dict]:
 def sha256(path) -> str:
     """Hexadecimal SHA-256 of a file."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def digest(tree) -> str:
+    """16 hexadecimal digits that stand for the values of a module's or pytree's arrays."""
+    leaves = jax.tree.leaves(nnx.state(tree) if isinstance(tree, nnx.Module) else tree)
+    return hashlib.sha256(b"".join(np.asarray(_raw(v)).tobytes() for v in leaves)).hexdigest()[:16]
 
 
 def _with_suffix(path) -> pathlib.Path:

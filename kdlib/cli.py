@@ -144,8 +144,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
     name = student = models.canonical(name)
     if options.trained_param:
         student = lambda seed: load_network(options.trained_param, name, options, data)[0]
-        student(0)  # errors come before any training
-        student.__name__ = f"{name} from {options.trained_param}"
+        weights = checkpoint.digest(student(0))  # errors come before any training
+        student.__name__ = f"{name} from {options.trained_param} ({weights})"
     run_dir = options.train_path.expanduser()
     require(not run_dir.is_file(), f"--train_path {run_dir} is a file: give a folder")
     seeds = range(options.seed, options.seed + options.seeds)
@@ -157,7 +157,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
     facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
     facts |= {key: config[key] for key in ("recipe", "distiller")}
     facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
-    facts |= {"teacher": getattr(options, "teacher", None), "method": method or config["distiller"]}
+    taught = method if config["transfer"] == "Offline" else config["distiller"]
+    facts |= {"teacher": getattr(options, "teacher", None), "method": taught}
     if not isinstance(run.student, models.Network):  # SimKD's, an ensemble: not to be built by name
         facts["architecture"] = f"{name} in {type(run.student).__name__}"
     for place, (seed, network) in enumerate(zip(history.seeds, run.students, strict=True)):

@@ -64,10 +64,11 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=
     if chosen.pretrained:
         path = checkpoint.PRETRAINED / chosen.pretrained
         network, facts = checkpoint.load_network(path, chosen.teacher, data.classes)
-        trained, asked = facts["recipe"]["epochs"], chosen.teacher_recipe.epochs
+        asked = chosen.teacher_recipe.epochs
+        trained = facts.get("recipe", {}).get("epochs", asked)  # others' files don't say
         require(trained >= asked, f"{path} was trained for {trained} of {asked} epochs: make a "
                 f"teacher with train.py --arch {chosen.teacher} --publish {path.name} or "
-                "kdlib.compare --train_teacher, or choose KDLIB_PRESET=workshop")  # fmt: skip
+                "kdlib.compare --train_teacher DIR, or choose the preset workshop")  # fmt: skip
         return network
     run = fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
               label="teacher", on_epoch=on_epoch)  # fmt: skip
@@ -172,11 +173,11 @@ def choose(options) -> Preset:
     epochs, above = options.epochs or chosen.recipe.epochs, chosen.teacher_recipe
     above = replace(above, epochs=options.teacher_epochs or above.epochs)
     recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
-    kept = not (options.train_teacher or options.dataset) and chosen.pretrained  # knows its data
+    data = options.dataset or chosen.data
+    kept = data.lower() == chosen.data and not options.train_teacher and chosen.pretrained
     return replace(
         chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
-        seeds=options.seeds or chosen.seeds, data=options.dataset or chosen.data,
-        pretrained=kept or None)  # fmt: skip
+        seeds=options.seeds or chosen.seeds, data=data, pretrained=kept or None)  # fmt: skip
 
 
 def main(arguments=None) -> None:

@@ -42,7 +42,7 @@ class History:
         Of several generations it is the last one's: the others are not the network reported.
         """
         generations = self.protocol.get("generations", 1)
-        return np.array([max(c[len(c) - len(c) // generations :]) for c in self.curves[metric]])
+        return np.array([max(c[-len(c) // generations :]) for c in self.curves[metric]])
 
     def curve(self, metric: str) -> np.ndarray:
         """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""
@@ -78,7 +78,7 @@ class History:
 
 def device() -> str:
     """What this process computes on, for records: ``"cpu, 2 cores"``, ``"NVIDIA H200"``."""
-    first = jax.config.jax_default_device or jax.devices()[0]  # kdlib uses one
+    first = next(iter(jax.numpy.zeros(()).devices()))  # kdlib uses one
     if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"cpu, {cores} core{'s' * (cores > 1)}"

@@ -1,7 +1,6 @@
 """``fit``, which every notebook and script calls: seeds, epochs, records and resuming."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import re
@@ -141,15 +140,15 @@ def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
 def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
     """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`.
 
-    Pictures, frozen teachers and files of one's own are there as their means and checksums.
+    Pictures are there as their mean; labels, frozen teachers and files of one's own as checksums.
     """
-    frozen = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(Modules(transfer.frozen())))]
-    digest = hashlib.sha256(b"".join(frozen)).hexdigest()[:16]
     files = re.findall(r"([^\s(,=+]+\.py):", transfer.spec)
     config = {
         "student": student, "transfer": transfer.name, "distiller": transfer.spec,
         "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
-        "picture_mean": [round(value, 3) for value in data.mean], "teacher": digest,
+        "picture_mean": [round(value, 3) for value in data.mean],
+        "teacher": checkpoint.digest(Modules(transfer.frozen())),
+        "labels": checkpoint.digest(data.train.labels),
         "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in files},
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
     }  # fmt: skip

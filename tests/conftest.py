@@ -4,7 +4,8 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
-# Compiling is most of what these tests do. Notebooks and demo are compiled as users compile them.
+# Compiling is most of what these tests do. Notebooks, the demo, and the
+# runs that are killed and resumed, are compiled as users compile them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("MALLOC_ARENA_MAX", "8")  # kdlib leaves glibc alone: workers share a memory
 if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_WORKER")):

@@ -10,7 +10,8 @@ from flax import nnx
 
 import kdlib
 from kdlib import analysis, distillers
-from kdlib.program import Recipe
+from kdlib.program import Program, Recipe
+from kdlib.train import networks
 from kdlib.transfer import Offline
 
 QUICK = Recipe(epochs=4, batch_size=32, learning_rate=0.05)
@@ -22,7 +23,7 @@ def test_the_ratio_is_that_of_two_gradients(tiny, teacher):
 
     student = kdlib.models.build("ResNet8x0.25", 4, mean=tiny.mean, std=tiny.std, seed=0)
     student.train()
-    program = analysis._program("ResNet8x0.25", tiny, transfer, QUICK)
+    program = Program(networks("ResNet8x0.25", tiny, QUICK), tiny, transfer, QUICK, fused=False)
     state = program.init(0)
     batch = program.batch(state, program._order(state), program.pictures)
     graph, params, rest = nnx.split(student, nnx.Param, ...)

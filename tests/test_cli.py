@@ -96,11 +96,19 @@ def test_the_same_command_resumes_and_another_config_is_refused(
     assert before == {p: p.read_bytes() for p in out.glob("*.safetensors")}
 
 
-def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path):
+def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path, capsys):
     arguments = f"--arch ResNet8x0.25 --dataset {pets} {TINY} --no-do_log --trained_param"
     train.main([*arguments.split(), str(teacher_file), "--train_path", str(tmp_path / "again")])
     record = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert record["student"] == f"ResNet8x0.25 from {teacher_file}"
+    assert record["student"].startswith(f"ResNet8x0.25 from {teacher_file} (")
+    other = tmp_path / teacher_file.name  # another file there is another start
+    shutil.copy(teacher_file, other)
+    run = [*arguments.split(), str(other), "--train_path", str(tmp_path / "other")]
+    train.main(run)
+    network, facts = checkpoint.load_network(other)
+    network.classifier.kernel[...] += 1.0
+    checkpoint.save_network(other, network, facts)
+    assert "student is" in refused(train.main, shlex.join(run), capsys)
 
 
 ORIGINAL = (
@@ -199,7 +207,15 @@ def test_a_teacher_of_other_classes_is_refused(pets, tmp_path, capsys):
     checkpoint.save_network(tmp_path / "three", model, facts)
     arguments = shlex.join(distil(pets, tmp_path / "three", tmp_path / "run"))
     message = refused(train_w_kd.main, arguments, capsys)
-    assert "knows 3 classes (a, ...) and the data has 2 (cat, ...)" in message
+    assert "knows 3 classes and the data has 2, not the same (a, b, c, cat)" in message
+
+
+def test_naming_the_preset_s_own_data_keeps_its_teacher():
+    choose = lambda flags: compare.choose(compare._parser().parse_args(flags.split()))
+    own = choose("--preset workshop").pretrained
+    assert own and choose("--preset workshop --dataset SHAPES").pretrained == own
+    assert choose("--preset workshop --dataset cifar10").pretrained is None
+    assert choose("--preset workshop --train_teacher runs/teacher").pretrained is None
 
 
 def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):

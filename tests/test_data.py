@@ -357,7 +357,7 @@ def test_the_first_test_pictures_of_a_folder_show_every_class(tmp_path):
 
 
 def test_hidden_folders_and_the_test_set_are_no_classes(tmp_path):
-    layout = {"cat": 5, "dog": 5, "test/cat": 2, "test/dog": 2, ".ipynb_checkpoints": 1}
+    layout = {"cat": 5, "dog": 5, "test/cat": 2, "test/dog": 2, "val/cat": 1, ".cache": 1}
     dataset = data.load(str(picture_folder(tmp_path / "pets", layout)))
     assert dataset.classes == ("cat", "dog") and len(dataset.train) == 10
 

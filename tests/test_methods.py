@@ -18,7 +18,8 @@ from kdlib import checkpoint, distillers, transfer
 from kdlib.data import Batch
 from kdlib.models import Outputs
 from kdlib.presets import TABLES, preset
-from kdlib.program import Recipe, dot
+from kdlib.program import Program, Recipe, dot
+from kdlib.train import networks
 from kdlib.transfer import Offline, collaborative_target, virtual_teacher
 
 S, T, Y = golden.student_logits(), golden.teacher_logits(), jnp.asarray(golden.LABELS)
@@ -235,7 +236,8 @@ def test_what_is_still_is_moved_by_nothing_but_its_rule(tiny):
     kept = (run.modules[0].past_2, shorter.modules[0].past_1)  # the first generation of both
     a, b = (jax.tree.leaves(nnx.state(network)) for network in kept)
     assert all(np.allclose(x, y, rtol=2e-5, atol=1e-6) for x, y in zip(a, b, strict=True))
-    program = kdlib.analysis._program("ResNet8x0.25", tiny, transfer.make("EMA"), recipe)
+    make = networks("ResNet8x0.25", tiny, recipe)
+    program = Program(make, tiny, transfer.make("EMA"), recipe, fused=False)
     state = program.init(0)
     sums = program._zeros(state)
     after, _ = program.step(state, sums, program.order(state), program.frozen, program.pictures)
@@ -343,7 +345,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(spec, family, message)
 
 @pytest.mark.parametrize(
     "spec", ["DML(distiller=SimKD)", "BornAgain(distiller=SimKD)", "EMATeacher(distiller=MLKD)",
-             "Online(distiller=FunMatch)"])  # fmt: skip
+             "EMATeacher(distiller=SimKD)", "Online(distiller=FunMatch)"])  # fmt: skip
 def test_what_only_a_frozen_teacher_can_give_is_refused(spec, tiny):
     with pytest.raises(ValueError, match="needs a frozen teacher: give --transfer Offline"):
         kdlib.fit("ResNet8x0.25", tiny, transfer.make(spec), Recipe(epochs=1, batch_size=32))

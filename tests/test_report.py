@@ -59,6 +59,11 @@ def test_of_several_generations_the_last_one_s_best_epoch_counts():
     assert found.best() == 0.9
     found.protocol["generations"] = 2
     assert found.best() == 0.5
+    odd = history([[0.1, 0.2, 0.9, 0.3, 0.4]])  # ten epochs, twice, tested every fourth
+    alone = history([[0.3]])  # and tested at the very end
+    for record, best in ((odd, 0.9), (alone, 0.3)):
+        record.protocol["generations"] = 2
+        assert record.best() == best
 
 
 def test_object_share_of_known_maps():

@@ -1,5 +1,6 @@
 """Training: the step, resuming, seeds, fused programs, and what a record says."""
 
+import os
 import pathlib
 import signal
 import subprocess
@@ -286,14 +287,16 @@ fit("ResNet8x0.25", conftest.make_tiny(), None, recipe, run_dir=sys.argv[1], pro
 """
 
 
-def test_sigkill_at_a_random_step_loses_nothing(tiny, tmp_path):
-    recipe = Recipe(epochs=12, batch_size=8, pad=1)
-    whole = quick_fit(tiny, None, recipe)
-    run_dir = tmp_path / "run"
+def test_sigkill_at_a_random_step_loses_nothing(tmp_path):
+    """Compiled as users compile, not as conftest has it."""
+    run_dir, environment = tmp_path / "run", os.environ | {"XLA_FLAGS": ""}
     arguments = [sys.executable, "-c", WORKER, run_dir, pathlib.Path(__file__).parent]
+    whole = [*arguments[:3], tmp_path / "whole", arguments[4]]
+    subprocess.run(whole, check=True, capture_output=True, env=environment)
     kills, rng = 0, np.random.default_rng()
     while kills < 3:
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   env=environment)  # fmt: skip
         process.stdout.readline()  # its imports are done
         deadline = time.monotonic() + 60
         seen = checkpoint_epoch(run_dir)
@@ -308,8 +311,9 @@ def test_sigkill_at_a_random_step_loses_nothing(tiny, tmp_path):
         kills += 1
         assert not (run_dir / "final").exists()
     assert kills and checkpoint_epoch(run_dir) >= kills
-    resumed = quick_fit(tiny, None, recipe, run_dir=run_dir)
-    assert leaves_equal(variables(whole.student), variables(resumed.student))
+    subprocess.run(arguments, check=True, capture_output=True, env=environment)
+    files = [folder / "state-seed-0.safetensors" for folder in (tmp_path / "whole", run_dir)]
+    assert leaves_equal(*(checkpoint.load_arrays(file)[0] for file in files))
 
 
 def checkpoint_epoch(run_dir) -> int:
@@ -447,9 +451,32 @@ def test_another_teacher_other_pictures_and_changed_code_are_other_runs(tiny, te
         run(teacher=stranger)
     with pytest.raises(ValueError, match=r"picture_mean is"):
         run(data=brighter)
+    noisy = replace(tiny, train=Split(tiny.train.images, tiny.train.labels[::-1]))
+    with pytest.raises(ValueError, match=r"labels is"):
+        run(data=noisy)
     own.write_text(f"{loss}.std()\n")
     with pytest.raises(ValueError, match=r"own\.py is"):
         run()
+
+
+def test_a_teacher_may_hold_random_keys(tiny):
+    class Dropping(nnx.Module):
+        def __init__(self):
+            self.network = models.build("ResNet8x0.25", CLASSES, mean=tiny.mean, std=tiny.std)
+            self.dropout = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, pictures):
+            shown = self.network(pictures)
+            return shown._replace(logits=self.dropout(shown.logits))
+
+    run = fit("ResNet8x0.25", tiny, Offline(Dropping(), make("SoftLogits")),
+              Recipe(epochs=1, batch_size=32), progress=False)  # fmt: skip
+    assert np.isfinite(run.history.last("train_loss"))
+
+
+def test_the_device_may_be_chosen_by_a_name(tiny):
+    with jax.default_device("cpu"):
+        assert kdlib.history.device().startswith("cpu, ")
 
 
 def test_states_of_a_gpu_and_of_a_cpu_are_told_apart(tiny, tmp_path):

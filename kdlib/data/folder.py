@@ -20,9 +20,9 @@ def folder(path: pathlib.Path, image_size: int | None):
     missing = f"no folder {path}: give a data set's name or a folder of pictures"
     require(path.is_dir(), missing, FileNotFoundError)
     train = path / "train" if (path / "train").is_dir() else path
-    test = next((path / s for s in ("test", "val") if (path / s).is_dir()), None)
-    folders = [p for p in train.iterdir() if p.is_dir() and p != test and p.name[0] != "."]
-    classes = sorted(p.name for p in folders)
+    held = path / "test", path / "val"
+    test = next(filter(pathlib.Path.is_dir, held), None)
+    classes = sorted(p.name for p in train.glob("[!.]*") if p.is_dir() and p not in held)
     found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
     missing = f"no pictures ({kinds}) in sub-folders of {train}: one per class"
     require(any(found), missing, FileNotFoundError)

@@ -39,9 +39,9 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
         spec: ``"AT(beta=500)"``, ``"DML(order='sequential')"``, ``"LabelSmoothing"``, ….
         teacher: the trained network that an offline distiller needs.
         family: ``"Offline"``, ``"Online"``, ``"SelfDistillation"`` or ``"Supervised"``; None takes
-            the method's own, offline for a distiller. Distillers work in the first three: taught
-            by a frozen teacher, by one trained at the same time (``teacher_arch``), or by the
-            average of the student's own past.
+            the method's own, offline for a distiller. Distillers are taught by a frozen teacher,
+            by one trained at the same time (``teacher_arch``), or by the average of the student's
+            own past; some need the first, and the last needs half a weight for the labels.
 
     Raises:
         ValueError: no such method or family, or the two don't go together.

@@ -39,7 +39,7 @@ class EMATeacher(Supervised):
     def trained(self, setup: Setup):
         teacher = nnx.clone(setup.student)
         distiller = self.distiller or SoftLogits(4.0, alpha=0.5).scheduled(warmup=1 / 3)
-        lesson = prepared(distiller, setup, setup.student, teacher)
+        lesson = prepared(distiller, setup, setup.student, teacher, deploys=False)
         return {"average": teacher, "distiller": lesson}
 
     def loss(self, trained, frozen, batch):
@@ -48,6 +48,4 @@ class EMATeacher(Supervised):
         return taught(trained.distiller, student, teacher, batch)
 
     def network(self, trained, frozen):
-        if self.deploy == "average":
-            return trained.average
-        return trained.distiller.deploy(trained.student, trained.average)
+        return trained.average if self.deploy == "average" else trained.student
