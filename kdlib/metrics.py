@@ -70,8 +70,7 @@ def object_share(features: jax.Array, masks: jax.Array) -> jax.Array:
     Returns:
         ``[n]``, 0 to 1.
     """
-    n, h, w, _ = features.shape
-    height, width = masks.shape[1:]
+    (n, h, w, _), (_, height, width) = features.shape, masks.shape
     energy = (features.astype(jnp.float32) ** 2).mean(-1)  # (n, h, w)
     covered = masks.reshape(n, h, height // h, w, width // w).mean((2, 4))  # (n, h, w)
     return (energy * covered).sum((1, 2)) / jnp.maximum(energy.sum((1, 2)), 1e-12)

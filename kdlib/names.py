@@ -115,6 +115,5 @@ def load_object(address: str):
             found = vars(importlib.import_module(place))
         except ModuleNotFoundError as error:
             raise FileNotFoundError(f"no module '{place}': give module:Name") from error
-    public = [n for n in found if not n.startswith("_")]
-    require(name in found, unknown(f"name in {place}", name, public))
+    require(name in found, unknown(f"name in {place}", name, [n for n in found if n[0] != "_"]))
     return found[name]

@@ -101,10 +101,9 @@ def efficiency(tables: dict[int, dict[str, History]]):
         mean, half = (100 * np.array(values) for values in zip(*found, strict=True))
         shift = 1.02 ** (place - (len(tables[counts[0]]) - 1) / 2)  # side by side, not on top
         axis.errorbar(shift * np.array(counts), mean, np.nan_to_num(half), capsize=3, label=method)
-    axis.set_xscale("log")
+    axis.set(xscale="log", xlabel="labelled pictures", ylabel="test accuracy (%)")
     axis.minorticks_off()
     axis.set_xticks(counts, map(str, counts))
-    axis.set(xlabel="labelled pictures", ylabel="test accuracy (%)")
     axis.legend()
     return figure
 

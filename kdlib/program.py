@@ -12,6 +12,7 @@ from flax import nnx
 
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
+from kdlib.models.convolution import compiled
 from kdlib.progress import Progress
 from kdlib.transfer import Setup, Supervised
 
@@ -134,7 +135,7 @@ class Program:
             every_seed = jax.vmap(self._epoch, in_axes=(0, None, None))
             self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
         else:
-            self.order, self.step = jax.jit(self._order), jax.jit(self._step)
+            self.order, self.step = jax.jit(self._order), compiled(self._step)
 
     def _modules(self, seed: int) -> Modules:
         student = self.network(None, seed)
@@ -270,7 +271,7 @@ def scorer(logits: Callable, batch_size: int, fused: bool = False) -> Callable:
         return jax.lax.scan(body, jnp.zeros(2), order)[0]
 
     stack = jax.jit(jax.vmap(whole, in_axes=((0, 0, None), None, None, None)))
-    step = jax.jit(batch)
+    step = compiled(batch)
 
     def score(variables, images, labels) -> np.ndarray:
         size = min(batch_size, len(labels))

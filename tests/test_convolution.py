@@ -67,23 +67,25 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
 def test_memory_is_kept_from_step_to_step():
     """A step's pages aren't given back to the system and fetched again."""
     code = """
-import resource, kdlib, jax, jax.numpy as jnp
+import os, resource
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that meet by chance need more
+import kdlib, jax, jax.numpy as jnp
 step = jax.jit(lambda x: (jnp.sin(x) @ x) @ x)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 x = jnp.ones((3000, 3000))
-for _ in range(4):
+each = []
+for _ in range(7):
+    before = faults()
     jax.block_until_ready(step(x))
-before = faults()
-for _ in range(4):
-    jax.block_until_ready(step(x))
-print(faults() - before)
+    each.append(faults() - before)
+print(sorted(each)[3])
 """
     if sys.platform != "linux":
         pytest.skip("glibc only")
     env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     told = {"capture_output": True, "text": True, "check": True}
     count = lambda env: int(subprocess.run([sys.executable, "-c", code], env=env, **told).stdout)
-    assert count(env) < 1000  # two maps of 36 MB are 18,000 pages
+    assert count(env) < 100  # two maps of 36 MB are 18,000 pages
     assert count(env | {"MALLOC_PERTURB_": "0"}) > 10_000  # who sets glibc up is left alone
 
 
@@ -98,3 +100,26 @@ def test_networks_convolve_in_chunks(monkeypatch):
     whole = count()
     monkeypatch.setattr(convolution, "PATCHES", 1)  # a picture at a time: 32 products for 9 kernels
     assert count() >= whole + 9 * 31
+
+
+@needs_oneDNN
+def test_a_residual_sum_is_computed_once():
+    """No kernel reads more than two convolutions; left to XLA, some do: else ``once`` can go."""
+    model = models.build("ResNet20x0.25", 10, zero_init=False)
+    model.eval()
+    graph, state = nnx.split(model)
+    pictures = jnp.zeros((8, 16, 16, 3), jnp.uint8)
+
+    def most(jit):
+        """Largest number of convolutions that a kernel of the forward pass reads."""
+        text = jit(lambda s: nnx.merge(graph, s)(pictures).logits).lower(state).compile().as_text()
+        kernels = [line.split(" fusion(")[1] for line in text.splitlines() if " fusion(" in line]
+        return max(line.partition("), kind=")[0].count("%conv_general_dilated") for line in kernels)
+
+    assert most(convolution.compiled) <= 2 < most(jax.jit)
+
+
+def test_what_is_kept_passes_values_and_gradients():
+    x = jnp.linspace(-1, 1, 5)
+    value, gradient = jax.value_and_grad(lambda x: (convolution.once(x) ** 2).sum())(x)
+    assert value == (x**2).sum() and jnp.array_equal(gradient, 2 * x)

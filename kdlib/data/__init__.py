@@ -9,6 +9,7 @@ from kdlib.data.dataset import Dataset, Split
 from kdlib.names import require
 
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
+KINDS = ("images", "labels", "masks")  # of arrays in a split
 
 
 def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int = 0,
@@ -39,19 +40,16 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
     else:
         name = re.sub(r"[\s-]", "", name.lower()) if "cifar" in name.lower() else name.lower()
         source, classes, arrays = sources.tfds(name, data_dir, image_size)
-    kinds = ("images", "labels", "masks")
-    train, test = (Split(*(arrays.get(f"{s}_{k}") for k in kinds)) for s in ("train", "test"))
+    train, test = (Split(*(arrays.get(f"{s}_{k}") for k in KINDS)) for s in ("train", "test"))
     require(image_size in (None, train.images.shape[1]), f"{name} is not resized from "
             f"{train.images.shape[1]} pixels: leave the image size out")  # fmt: skip
     data = Dataset(name, source, tuple(classes), train, test)
-    if validation:
-        data = data.hold_out(validation, seed)
+    data = data.hold_out(validation, seed) if validation else data
     return data.subset(subset, seed) if subset and subset != len(data.train) else data
 
 
 def _render_shapes():
     arrays = {}
     for split, count, seed in (("train", SHAPES_TRAIN, 0), ("test", SHAPES_TEST, 1)):
-        names = (f"{split}_{kind}" for kind in ("images", "labels", "masks"))
-        arrays |= zip(names, shapes.render(count, seed), strict=True)
+        arrays |= zip((f"{split}_{k}" for k in KINDS), shapes.render(count, seed), strict=True)
     return "embedded shapes", tuple(shapes.SHAPES), arrays

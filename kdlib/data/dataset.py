@@ -54,9 +54,8 @@ class Dataset:
 
     def describe(self) -> dict:
         """What a record says of the data: name, source and sizes."""
-        held_out = 0 if self.validation is None else len(self.validation)
-        sizes = {"train": len(self.train), "validation": held_out, "test": len(self.test)}
-        return {"name": self.name, "source": self.source, **sizes}
+        return {"name": self.name, "source": self.source, "train": len(self.train),
+                "validation": len(self.validation or ()), "test": len(self.test)}  # fmt: skip
 
     def hold_out(self, count: int, seed: int) -> "Dataset":
         """Move ``count`` training pictures, drawn by ``seed`` in equal shares, to validation."""

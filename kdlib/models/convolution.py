@@ -8,6 +8,7 @@ name. What the call is told has no promised form, so only what it was tried on g
 everything else XLA's own convolution with a weight gradient that stays in the cache.
 """
 
+import functools
 import json
 import math
 import os
@@ -27,6 +28,25 @@ PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice a
 CHUNK = 2**18  # numbers of a chunk of pictures for oneDNN, 1 MB, of a core's cache of 2 MB
 
 
+# ``jax.jit`` of a program for a CPU: XLA drops what :func:`once` asks for in a pass of this name.
+KEEP = {"xla_disable_hlo_passes": "cse_barrier_expander"} if ONEDNN else None
+compiled = functools.partial(jax.jit, compiler_options=KEEP)
+
+
+@jax.custom_vjp
+def once(x: jax.Array) -> jax.Array:
+    """``x``, which a CPU computes once, and keeps, in programs that are :data:`compiled`.
+
+    XLA would compute a residual sum anew in every later sum of its stage: each kernel reads the
+    outputs of all convolutions before it, and none is like another, so all have to be compiled.
+    Gradients pass as they are: there XLA's way is the faster one.
+    """
+    return lax.optimization_barrier(x) if KEEP and jax.default_backend() == "cpu" else x
+
+
+once.defvjp(lambda x: (once(x), None), lambda _, gradient: (gradient,))
+
+
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.Array:
     """``lax.conv_general_dilated`` of ``x [n, h, w, c]``, to be given to ``nnx.Conv``.
 
@@ -42,7 +62,6 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
         0 <= p < k for pair, k in zip(padding, kernel.shape[:2], strict=True) for p in pair
     )  # fmt: skip
     if ONEDNN and large and simple and x.dtype == kernel.dtype == jnp.float32:
-        strides, padding = tuple(strides), [tuple(p) for p in padding]
         forward = lambda x, kernel: _onednn(x, kernel, y.shape, padding, strides)
         to_x = lambda x, kernel, g: _to_pictures(x.shape, kernel, g, strides, padding)
         to_kernel = lambda x, kernel, g: _to_kernel(x, kernel.shape, g, strides, padding)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.models.convolution import convolve
+from kdlib.models.convolution import convolve, once
 from kdlib.models.outputs import Outputs
 
 
@@ -107,7 +107,7 @@ class Stage(nnx.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = nnx.max_pool(x, (2, 2), (2, 2)) if self.pool else x
         for i, block in enumerate(self.blocks):
-            x = block(nnx.relu(x) if i and self.relu_between else x)
+            x = block(once(nnx.relu(x) if self.relu_between else x) if i else x)
         return nnx.relu(x), x
 
     def norm(self) -> tuple[jax.Array, jax.Array]:
