@@ -74,11 +74,11 @@ step = jax.jit(lambda x: (jnp.sin(x) @ x) @ x)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 x = jnp.ones((3000, 3000))
 each = []
-for _ in range(7):
+for _ in range(10):
     before = faults()
     jax.block_until_ready(step(x))
     each.append(faults() - before)
-print(sorted(each)[3])
+print(sorted(each[5:])[2])  # of a step, once memory has found its size
 """
     if sys.platform != "linux":
         pytest.skip("glibc only")
