@@ -37,8 +37,9 @@ lab: $(VENV)/.ready             ## open the notebooks
 	$(VENV)/bin/jupyter lab notebooks
 
 notebooks: $(VENV)/.ready       ## run all notebooks afresh, in place (minutes each)
-	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(VENV)/bin/jupyter nbconvert --to notebook --execute --coalesce-streams --inplace notebooks/*.ipynb
 	$(RUN) notebooks/prepare.py
+	$(RUN) -m figures.draw
 
 bench: $(VENV)/.ready           ## kdlib against PyTorch, in turns; a record in benchmarks/results
 	$(RUN) -m pip install -q -e ".[bench]"

@@ -32,6 +32,19 @@ ORIGINAL = {
     "SoftLogits + AT(beta=1000)": None,
 }  # fmt: skip
 
+NOTEBOOKS = {
+    "00_quickstart": "the whole story: two losses, four students, where they look",
+    "01_teacher_training": "the network, the recipe, the jitted step, checkpoints",
+    "02_soft_logits": "temperature, dark knowledge, why T², sweeping T and α honestly",
+    "03_attention_transfer": "attention maps scored against the true objects, which weight, which stage",
+    "04_online_distillation": "co-training, mutual learning, ONE, collaborative targets; what they cost",
+    "05_self_distillation": "one's own past, depth, views and batch-mates; the cheap baselines; calibration",
+    "06_method_zoo": "the map of all methods, a card each, the tables read critically",
+    "07_write_your_own_distiller": "a loss from nothing: checked, weighed, trained, in the table",
+    "09_results": "every table and figure from its records: what they say, and what they don't",
+    "solutions": "answers to the exercises",
+}  # fmt: skip
+
 
 def verdict(records, name: str, expected: str, baseline: str = "plain") -> str:
     """The paired difference of two methods, ``"4.7 ± 3.6"``, if its verdict is the expected one."""
@@ -188,6 +201,17 @@ def reduced() -> str:
 {reduced_says()} The recipe is the original's, shortened: blocks start as the identity, which in short runs can cost a plain student more than a taught one (notebook [03](notebooks/03_attention_transfer.ipynb)), and ten epochs leave it unfinished. Other work shared the cores while these were trained, most of all with `Longer`, so the training times say little: twice the same epochs can't take {times:.1f} times as long."""
 
 
+def notebooks() -> str:
+    """What each notebook does, and how long its recorded run took."""
+    rows = [["notebook", "what it does",
+             "seconds, `workshop` preset, one CPU core, another job beside it"]]  # fmt: skip
+    for name, does in NOTEBOOKS.items():
+        path = f"notebooks/{name}.ipynb"
+        seconds = json.loads((README.parent / path).read_text())["metadata"]["kdlib"]["seconds"]
+        rows.append([f"[{name}]({path})", does, str(seconds or "not measured")])
+    return report.markdown(rows)
+
+
 def networks() -> str:
     """The networks of ``pretrained/``, from their manifest."""
     rows = [["file", "network", "trained with", "pictures", "epochs", "seed", "test accuracy (%)",
@@ -205,7 +229,8 @@ def networks() -> str:
 
 
 BLOCKS = {
-    "shapes": shapes, "full": full, "reduced": reduced, "methods": methods, "networks": networks,
+    "shapes": shapes, "full": full, "reduced": reduced, "methods": methods,
+    "notebooks": notebooks, "networks": networks,
 }  # fmt: skip
 
 

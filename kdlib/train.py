@@ -142,14 +142,14 @@ def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) 
 
     Pictures are there as their mean; labels, frozen teachers and files of one's own as checksums.
     """
-    files = re.findall(r"([^\s(,=+]+\.py):", transfer.spec)
+    own = re.findall(r"([^\s(,=+]+\.py):", transfer.spec)
     config = {
         "student": student, "transfer": transfer.name, "distiller": transfer.spec,
         "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
         "picture_mean": [round(value, 3) for value in data.mean],
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
         "labels": checkpoint.digest(data.train.labels),
-        "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in files},
+        "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in own},
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
     }  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back

@@ -2,11 +2,14 @@
 
     python notebooks/prepare.py            # all of them, in place
 
+What stays is how long a run took, which README shows.
+
 The set-up cell clones the address that pyproject.toml gives as [project.urls] Repository. While
 there is none, it unpacks an uploaded archive instead.
 """
 
 import base64
+import datetime
 import io
 import json
 import pathlib
@@ -59,8 +62,16 @@ def shrink(png: str) -> str:
     return base64.b64encode(content.getvalue()).decode()
 
 
+def seconds(cells: list[dict]) -> int | None:
+    """How long cells took, by what ``jupyter nbconvert --execute`` notes in them; None without."""
+    noted = [cell["metadata"]["execution"] for cell in cells if "execution" in cell["metadata"]]
+    at = lambda times, event: datetime.datetime.fromisoformat(times[f"iopub.status.{event}"])
+    return round(sum((at(t, "idle") - at(t, "busy")).total_seconds() for t in noted)) or None
+
+
 def prepare(notebook: dict) -> dict:
     """A notebook with the current set-up cell, small charts, and only the metadata others need."""
+    took = seconds(notebook["cells"]) or notebook["metadata"].get("kdlib", {}).get("seconds")
     for place, cell in enumerate(notebook["cells"]):
         source = "".join(cell["source"])
         if source.startswith(MARK):
@@ -74,6 +85,7 @@ def prepare(notebook: dict) -> dict:
                 output["data"]["image/png"] = shrink("".join(output["data"]["image/png"]))
     notebook["metadata"] = {
         "accelerator": "GPU",
+        "kdlib": {"seconds": took},
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
