@@ -75,6 +75,17 @@ def listed(words) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def against(records, rival: str, names) -> str:
+    """Each method's paired difference to another, with its verdict, in one row of words."""
+    found = []
+    for name in names:
+        two = (records.histories[each].last() for each in (name, rival))
+        difference, verdict = metrics.compare(*two)
+        sign = "+" if difference.mean >= 0 else ""
+        found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", "\N{MINUS SIGN}"))
+    return listed(found)
+
+
 def table(records) -> str:
     """The table of results and the line that says how they were measured."""
     found = report.results_table(records.histories, teacher=records.teacher)
@@ -161,15 +172,6 @@ def reduced_says() -> str:
     teachers = History.load(HERE / "reduced" / "demo" / compare.TEACHER)
     taught = [name for name in last if name not in ("plain", "Longer")]
     require(not judged(records, "better", "Longer"), "a method beats Longer: rewrite this")
-
-    def against(rival, names) -> str:
-        found = []
-        for name in names:
-            difference, verdict = metrics.compare(last[name], last[rival])
-            sign = "+" if difference.mean >= 0 else ""
-            found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", "\N{MINUS SIGN}"))
-        return listed(found)
-
     best = max(taught, key=lambda name: last[name].mean())
     base = last["plain"].mean()
     closed = (last[best].mean() - base) / (records.teacher - base)
@@ -178,10 +180,10 @@ def reduced_says() -> str:
     run = 3 * forward + teachers.protocol["multiply_adds"] / 1e6
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
-        f"{against('plain', [*taught, 'Longer'])}. Against `Longer`, the plain student with twice "
+        f"{against(records, 'plain', [*taught, 'Longer'])}. Against `Longer`, the plain student with twice "
         f"the epochs, about as many operations as a run with this teacher ({6 * forward:.0f} and "
         f"{run:.0f} million multiply-adds for each picture of the taught run's epoch; training the "
-        f"teacher isn't counted): {against('Longer', taught)}. So at this scale "
+        f"teacher isn't counted): {against(records, 'Longer', taught)}. So at this scale "
         f"{WORDS[len(records.histories['plain'].seeds)]} seeds don't show that the teacher is "
         f"worth more than the same compute spent on the student. `{best}` "
         f"closes {100 * closed:.0f} % of the gap to a teacher of {100 * records.teacher:.1f} %, "

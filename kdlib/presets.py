@@ -78,8 +78,8 @@ FULL = Preset(
 
 # ``full`` where there is no GPU: the same recipe with fewer layers, labels and epochs.
 REDUCED = replace(
-    FULL, name="reduced", subset=20_000, teacher="ResNet20", pretrained=None, student="ResNet8",
-    teacher_recipe=Recipe(epochs=20), recipe=Recipe(epochs=10))  # fmt: skip
+    FULL, name="reduced", subset=20_000, teacher="ResNet20", pretrained="res20_c10",
+    student="ResNet8", teacher_recipe=Recipe(epochs=20), recipe=Recipe(epochs=10))  # fmt: skip
 
 PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, REDUCED, FULL)}
 

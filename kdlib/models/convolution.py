@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import jaxlib
 from jax import lax
 
-TRIED = {("Linux", "x86_64", "0.10.2")}  # systems, processors, versions of jaxlib
+# Systems, processors, versions of jaxlib.
+TRIED = {("Linux", "x86_64", version) for version in ("0.10.2", "0.11.2", "0.12.0.1")}
 ONEDNN = (platform.system(), platform.machine(), jaxlib.__version__) in TRIED
 ONEDNN &= os.environ.get("KDLIB_ONEDNN", "1") != "0"  # for whoever it gives trouble
 WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
@@ -39,6 +40,7 @@ def once(x: jax.Array) -> jax.Array:
 
     XLA would compute a residual sum anew in every later sum of its stage: each kernel reads the
     outputs of all convolutions before it, and none is like another, so all have to be compiled.
+    From jaxlib 0.11 on it doesn't, and this changes nothing.
     Gradients pass as they are: there XLA's way is the faster one.
     """
     return lax.optimization_barrier(x) if KEEP and jax.default_backend() == "cpu" else x
