@@ -44,7 +44,7 @@ def gradient_ratio(
         loss = lambda params: program.objective(params, state.rest, program.frozen, batch)
         _, back, _ = jax.vjp(loss, state.params, has_aux=True)
         sides = [back(jnp.array(side))[0]["student"] for side in ((1.0, 0.0), (0.0, 1.0))]
-        return jnp.stack([optax.global_norm(side) for side in sides])
+        return jnp.stack([optax.tree.norm(side) for side in sides])
 
     state, found, quiet = program.init(seed), {}, Progress("", 1, enabled=False)
     for share in sorted(at):
