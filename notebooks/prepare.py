@@ -64,9 +64,10 @@ def shrink(png: str) -> str:
 
 def seconds(cells: list[dict]) -> int | None:
     """How long cells took, by what ``jupyter nbconvert --execute`` notes in them; None without."""
-    noted = [cell["metadata"]["execution"] for cell in cells if "execution" in cell["metadata"]]
+    noted = [cell["metadata"].get("execution", {}) for cell in cells]
     at = lambda times, event: datetime.datetime.fromisoformat(times[f"iopub.status.{event}"])
-    return round(sum((at(t, "idle") - at(t, "busy")).total_seconds() for t in noted)) or None
+    ended = [times for times in noted if "iopub.status.idle" in times]  # one that was stopped isn't
+    return round(sum((at(t, "idle") - at(t, "busy")).total_seconds() for t in ended)) or None
 
 
 def prepare(notebook: dict) -> dict:

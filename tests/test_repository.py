@@ -1,6 +1,7 @@
 """The repository itself: requirements, notebooks, pretrained files, imports, records."""
 
 import ast
+import dataclasses
 import json
 import pathlib
 import re
@@ -18,7 +19,7 @@ import pytest
 import kdlib
 from figures import draw
 from kdlib import check, checkpoint, distillers, report, transfer
-from kdlib.presets import TABLES
+from kdlib.presets import PRESETS, TABLES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -182,6 +183,23 @@ class TestNotebook:
         assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text()
 
 
+def test_the_time_of_a_notebook_s_run_is_kept_until_the_next():
+    at = lambda second: f"2026-01-01T00:00:{second:02d}.000000Z"
+    timed = lambda *ends: dict(
+        zip(("iopub.status.busy", "iopub.status.idle"), map(at, ends), strict=False)
+    )
+    cell = lambda **metadata: {"cell_type": "code", "source": "1", "metadata": metadata}
+    cells = [cell(execution=timed(0, 20)), cell(execution=timed(30, 33)),
+             cell(execution=timed(40)), cell()]  # fmt: skip
+    once = PREPARE["prepare"]({"cells": cells, "metadata": {}})  # the third was stopped
+    assert once["metadata"]["kdlib"] == {"seconds": 23}
+    assert not any(cell["metadata"] for cell in once["cells"])
+    assert PREPARE["prepare"](once)["metadata"]["kdlib"] == {"seconds": 23}
+    assert PREPARE["prepare"]({"cells": [cell()], "metadata": {}})["metadata"]["kdlib"] == {
+        "seconds": None
+    }
+
+
 def test_exercises_are_asked_once_and_answered_in_solutions():
     asked = {}
     for path in NOTEBOOKS:
@@ -253,6 +271,15 @@ def test_pretrained_files_load_and_are_what_the_manifest_says(name):
     assert kdlib.models.cost(model).parameters == facts["parameters"]
     assert metadata["test_accuracy"] == facts["test_accuracy"]
     assert {"data", "recipe", "seed", "device"} <= set(facts)
+
+
+@pytest.mark.parametrize("name", ["workshop", "reduced"])  # full's takes a GPU, and is refused
+def test_a_preset_s_published_teacher_was_trained_as_the_preset_says(name):
+    chosen, facts = PRESETS[name], checkpoint.manifest()[PRESETS[name].pretrained]
+    assert facts["architecture"] == chosen.teacher
+    asked = json.loads(json.dumps(dataclasses.asdict(chosen.teacher_recipe)))
+    assert {key: asked[key] for key in facts["recipe"]} == facts["recipe"]
+    assert name != "reduced" or facts["data"]["train"] == chosen.subset  # its students' pictures
 
 
 def test_every_pretrained_file_is_in_the_manifest():
