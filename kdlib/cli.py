@@ -91,6 +91,8 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
     flag = parser.add_argument_group("machine and output").add_argument
     flag("--gpu_id", help="which GPU; noted and ignored without one")
+    flag("--devices", type=positive, help="how many share the work, seeds first, then the pictures "
+         "of each batch (as many as deal the seeds out evenly)")
     flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
     flag("--train_path", default="runs/test", type=pathlib.Path, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
@@ -152,7 +154,7 @@ def train_and_report(name: str, transfer, options, data) -> None:
     method = getattr(options, "distiller", None)  # as it was typed
     log = tensorboard.Writer(run_dir) if options.do_log else None
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
-              label=method or name, on_epoch=log)  # fmt: skip
+              label=method or name, devices=options.devices, on_epoch=log)  # fmt: skip
     history, config, protocol = run.history, run.history.config, run.history.protocol
     facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
     facts |= {key: config[key] for key in ("recipe", "distiller")}

@@ -54,7 +54,7 @@ def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = 
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
-def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=None):
+def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=None, devices=None):
     """The teacher of a preset: its pretrained checkpoint, or one trained here if it has none.
 
     Raises ValueError for a checkpoint that had fewer epochs than the preset asks of a teacher.
@@ -71,15 +71,16 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=
                 "kdlib.compare --train_teacher DIR, or choose the preset workshop")  # fmt: skip
         return network
     run = fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
-              label="teacher", on_epoch=on_epoch)  # fmt: skip
+              label="teacher", devices=devices, on_epoch=on_epoch)  # fmt: skip
     return run.student
 
 
 def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record,
-               on_epoch=None):  # fmt: skip
+               on_epoch=None, devices=None):  # fmt: skip
     """Train one method, or take its record where the same run has left one.
 
-    ``record`` is the record's file, or None to train in any case; ``on_epoch`` as in ``fit``.
+    ``record`` is the record's file, or None to train in any case; ``on_epoch`` and ``devices`` as
+    in ``fit``.
 
     Returns:
         The record, with the quality of its networks on the test set, and the run if there was one.
@@ -92,7 +93,7 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
             return history, None
     folder = out / report.record_file(method).removesuffix(".json")
     run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method,
-              on_epoch=on_epoch)  # fmt: skip
+              devices=devices, on_epoch=on_epoch)  # fmt: skip
     images, labels = data.test.images, data.test.labels
     shown = predict(teacher, images, maps=False)
     each = [metrics.quality(predict(n, images, maps=False), shown, labels) for n in run.students]
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--teacher_epochs", type=cli.positive, help="epochs of that teacher")
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
+    add("--devices", type=cli.positive, help="how many share the work, as in train.py")
     add("--bf16", action="store_true", help="compute convolutions in bfloat16")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
@@ -145,12 +147,14 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
     out, figures = out / part, figures / part
     above = options.train_teacher / part if options.train_teacher else out / "teacher"
     seeds = chosen.seeds if options.train_teacher else 1
-    teacher = load_teacher(chosen, data, above, seeds, on_epoch)
+    teacher = load_teacher(chosen, data, above, seeds, on_epoch, options.devices)
     histories, runs, demo = {}, {}, table == "demo" and data.test.masks is not None
     for method in options.methods or chosen.table(table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
-        histories[method], run = run_method(method, chosen, data, teacher, out, record, on_epoch)
+        histories[method], run = run_method(
+            method, chosen, data, teacher, out, record, on_epoch, options.devices
+        )
         runs |= {method: run} if demo else {}
     records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
     records.save(figures)

@@ -76,13 +76,14 @@ class History:
         return cls(**json.loads(pathlib.Path(path).read_text()))
 
 
-def device() -> str:
-    """What this process computes on, for records: ``"cpu, 2 cores"``, ``"NVIDIA H200"``."""
-    first = next(iter(jax.numpy.zeros(()).devices()))  # kdlib uses one
+def device(count: int = 1) -> str:
+    """What this process computes on, for records: ``"cpu, 2 cores"``, ``"4 x NVIDIA H200"``."""
+    first = next(iter(jax.numpy.zeros(()).devices()))
     if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"cpu, {cores} core{'s' * (cores > 1)}"
-    return first.device_kind
+        shared = f" as {count} devices" * (count > 1)
+        return f"cpu, {cores} core{'s' * (cores > 1)}{shared}"
+    return f"{count} x " * (count > 1) + first.device_kind
 
 
 def versions() -> dict[str, str]:

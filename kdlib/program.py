@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from kdlib import parallel
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.models.convolution import compiled
@@ -104,25 +105,30 @@ class Program:
         fused: one program per epoch (``lax.scan`` over steps, ``vmap`` over seeds) instead of one
             call per step. Right for GPU and TPU; on a CPU convolutions inside a loop body lose
             XLA's fast path and a scanned step is many times slower.
+        mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
     """
 
     def __init__(
         self, network: Callable[[str | None, int], nnx.Module], data: Dataset,
-        transfer: Supervised, recipe: Recipe, fused: bool,
+        transfer: Supervised, recipe: Recipe, fused: bool, mesh: jax.sharding.Mesh | None = None,
     ):  # fmt: skip
         self.network, self.transfer, self.recipe, self.fused = network, transfer, recipe, fused
+        self.mesh = mesh or parallel.mesh(1, 1, recipe.batch_size)
         self.classes, self.image_shape = data.num_classes, data.image_shape
         self.steps = len(data.train) // recipe.batch_size
         self.epochs = recipe.epochs * transfer.generations
         self.optimizer = recipe.optimizer(self.steps)
-        on_device = lambda split: Pictures(jnp.asarray(split.images), jnp.asarray(split.labels))
+        everywhere = lambda tree: parallel.everywhere(tree, self.mesh)
+        on_device = lambda split: everywhere(
+            Pictures(jnp.asarray(split.images), jnp.asarray(split.labels))
+        )
         self.pictures = on_device(data.train)
         held_out = {"validation": data.validation, "test": data.test}
         self.splits = {name: on_device(split) for name, split in held_out.items() if split}
         frozen = Modules(transfer.frozen())
         frozen.eval() if not transfer.frozen_training else frozen.train()
         self.frozen_graph, frozen_state = nnx.split(frozen)
-        self.frozen = nnx.to_pure_dict(frozen_state)
+        self.frozen = everywhere(nnx.to_pure_dict(frozen_state))
         modules = self._modules(0)
         self.graph = nnx.graphdef(modules)
         modules.eval()
@@ -130,9 +136,9 @@ class Program:
         frozen.eval()
         self.frozen_eval_graph = nnx.graphdef(frozen)
         logits = lambda variables, images: self.deployed(*variables)(images).logits
-        self.score = scorer(logits, recipe.eval_batch_size, fused)
+        self.score = scorer(logits, recipe.eval_batch_size, fused, self.mesh)
         if fused:
-            every_seed = jax.vmap(self._epoch, in_axes=(0, None, None))
+            every_seed = parallel.each_seed(self._epoch, self.mesh, in_axes=(0, None, None))
             self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
         else:
             self.order, self.step = jax.jit(self._order), compiled(self._step)
@@ -152,6 +158,10 @@ class Program:
         moving = {name: tree for name, tree in params.items() if name not in self.transfer.still}
         optimizer = {name: self.optimizer.init(tree) for name, tree in moving.items()}
         return TrainState(params, rest, optimizer, jax.random.key(seed), jnp.zeros((), jnp.int32))
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state, or a stack of them where fused, on the devices that train it."""
+        return (parallel.by_seed if self.fused else parallel.everywhere)(state, self.mesh)
 
     def trained(self, state: TrainState) -> Modules:
         """The modules of a state, in evaluation mode."""
@@ -181,7 +191,8 @@ class Program:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.step)
         progress = (state.step // self.steps + 1) / self.epochs
         index = order[state.step % self.steps]  # (b,)
-        return self.transfer.batch(view, pictures, index, key, progress, self.classes)
+        batch = self.transfer.batch(view, pictures, index, key, progress, self.classes)
+        return parallel.by_picture(batch, self.mesh, recipe.batch_size)
 
     def objective(self, params, rest, frozen, batch: Batch):
         """The two weighted losses, ``[2]``, and (the transfer's ``Loss``, the new statistics)."""
@@ -215,21 +226,25 @@ class Program:
         }
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
 
-    def _zeros(self, state: TrainState) -> dict:
-        """Metrics of no pictures: the names come from tracing the loss once, without running it."""
+    def _zeros(self, state: TrainState, *shared) -> dict:
+        """Metrics of no pictures: the names come from tracing the loss once, without running it.
+
+        ``shared`` are the frozen variables and the pictures, if not those of the program.
+        """
 
         def parts(state, frozen, pictures):
             batch = self.batch(state, self._order(state), pictures)
             return self.objective(state.params, state.rest, frozen, batch)[1][0].parts
 
-        names = jax.eval_shape(parts, state, self.frozen, self.pictures)
+        names = jax.eval_shape(parts, state, *(shared or (self.frozen, self.pictures)))
         return dict.fromkeys(("loss", *names, "accuracy", "count"), jnp.zeros((), jnp.float32))
 
     def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
         order = self._order(state)
+        start = state, self._zeros(state, frozen, pictures)
         body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)
-        return jax.lax.scan(body, (state, self._zeros(state)), length=self.steps)[0]
+        return jax.lax.scan(body, start, length=self.steps)[0]
 
     def run_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, dict]:
         """Train one epoch: of one seed, or of a stack of them where fused."""
@@ -238,7 +253,7 @@ class Program:
             progress.advance(self.steps * self.recipe.batch_size * len(state.step), sums)
             return state, sums
         if not hasattr(self, "zeros"):
-            self.zeros = self._zeros(state)
+            self.zeros = parallel.everywhere(self._zeros(state), self.mesh)
         order, sums = self.order(state), self.zeros
         for _ in range(self.steps):
             state, sums = self.step(state, sums, order, self.frozen, self.pictures)
@@ -246,21 +261,25 @@ class Program:
         return state, sums
 
 
-def scorer(logits: Callable, batch_size: int, fused: bool = False) -> Callable:
+def scorer(logits: Callable, batch_size: int, fused: bool = False, mesh=None) -> Callable:
     """A function that tests a network on a split, the last incomplete batch included.
 
     Args:
         logits: a function of variables and uint8 pictures ``[b, h, w, c]``. With ``fused`` the
             variables are ``(params, rest, frozen)``, the first two with a leading axis of seeds.
         batch_size: pictures per step.
+        mesh: the devices that share the work; None is one of them.
 
     Returns:
         A function of variables, pictures and labels to ``[..., 2]``: accuracy (a share) and mean
         negative log-likelihood (nats); the axis in front is the seeds'.
     """
 
+    mesh = mesh or parallel.mesh(1, 1, batch_size)
+
     def batch(variables, images, labels, index):
         """Sums over the pictures at ``index`` ``[b]``; negative positions are padding."""
+        index = parallel.by_picture(index, mesh, len(index))
         scores = logits(variables, images[index]).astype(jnp.float32)
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels[index])
         correct = scores.argmax(-1) == labels[index]
@@ -270,7 +289,7 @@ def scorer(logits: Callable, batch_size: int, fused: bool = False) -> Callable:
         body = lambda sums, index: (sums + batch(variables, images, labels, index), None)
         return jax.lax.scan(body, jnp.zeros(2), order)[0]
 
-    stack = jax.jit(jax.vmap(whole, in_axes=((0, 0, None), None, None, None)))
+    stack = jax.jit(parallel.each_seed(whole, mesh, in_axes=((0, 0, None), None, None, None)))
     step = compiled(batch)
 
     def score(variables, images, labels) -> np.ndarray:

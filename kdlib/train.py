@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdlib import checkpoint, files, history, models
+from kdlib import checkpoint, files, history, models, parallel
 from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
@@ -87,7 +87,8 @@ def fit(
     student: str | Callable[[int], nnx.Module], data: Dataset,
     transfer: Supervised | None = None, recipe: Recipe = Recipe(), *,
     seeds: int | Sequence[int] = 1, run_dir: str | pathlib.Path | None = None,
-    label: str | None = None, fused: bool | None = None, progress: bool = True,
+    label: str | None = None, fused: bool | None = None, devices: int | None = None,
+    progress: bool = True,
     on_epoch: Callable[[History, int, list[int], Callable], None] | None = None,
 ) -> Run:  # fmt: skip
     """Train a network, once per seed.
@@ -102,13 +103,16 @@ def fit(
             resumes there, bit for bit. None keeps nothing.
         label: a name for the progress display.
         fused: whole epochs and all seeds in one program; None decides by the hardware.
+        devices: how many share the work: seeds first, then the pictures of each batch; None takes
+            as many as deal the seeds out evenly.
         progress: whether to show it.
         on_epoch: called after every epoch with the record, the epoch, the seeds it trained, and a
             function that returns their networks as they are now.
 
     Raises:
         ValueError: a batch larger than the data, a teacher that knows another number of classes, or
-            ``run_dir`` holds a run with another config (the difference is named).
+            ``run_dir`` holds a run with another config (the difference is named), or ``devices``
+            that aren't there or can't share the batch.
     """
     transfer = transfer or Supervised()
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -118,7 +122,8 @@ def fit(
     _check(data, transfer, recipe, seeds)
     config = configuration(name, data, transfer, recipe, seeds)
     recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
-    program = Program(networks(student, data, recipe), data, transfer, recipe, fused)
+    mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
+    program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
     record = History(config, _protocol(program, data), seeds)
     if run_dir:
         run_dir = pathlib.Path(run_dir).expanduser()
@@ -161,16 +166,19 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
 
     def start(generation=0):
         states = [program.init(seed + 100_000 * generation) for seed in group]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states) if fused else states[0]
+        stack = lambda *leaves: jnp.stack(leaves)
+        return program.place(jax.tree.map(stack, *states) if fused else states[0])
 
-    def each() -> list[TrainState]:
-        seed_of = lambda place: jax.tree.map(lambda leaf: leaf[place], state)
-        return [seed_of(place) for place in range(len(group))] if fused else [state]
+    def each() -> list[TrainState]:  # on one device, whatever trained them
+        whole = parallel.together(state, program.mesh)
+        seed_of = lambda place: jax.tree.map(lambda leaf: leaf[place], whole)
+        return [seed_of(place) for place in range(len(group))] if fused else [whole]
 
     state, first, places = start(), 0, [record.seeds.index(seed) for seed in group]
     file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))}{checkpoint.SUFFIX}"
     if file and file.exists():
         state, metadata = checkpoint.restore_tree(file, state)
+        state = program.place(state)
         for curve, values in metadata["curves"].items():
             record.curves.setdefault(curve, [[] for _ in record.seeds])
             for place, value in zip(places, values, strict=True):
@@ -180,7 +188,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs
-            state = program.transfer.next_generation(state, start(generation))
+            state = program.place(program.transfer.next_generation(state, start(generation)))
         started = time.monotonic()
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
@@ -220,7 +228,8 @@ def _protocol(program: Program, data: Dataset) -> dict:
     used = nnx.eval_shape(program.deployed, state.params, state.rest, program.frozen)
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     return {
-        "reported": "last epoch", "views": program.transfer.views, "device": history.device(),
+        "reported": "last epoch", "views": program.transfer.views,
+        "device": history.device(program.mesh.size),
         "fused": program.fused, "versions": history.versions(), "parameters": student.parameters,
         "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,

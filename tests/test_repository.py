@@ -30,8 +30,8 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
     "names", "files", "data", "models", "metrics", "distillers", "transfer", "history", "others",
-    "checkpoint", "progress", "dot", "program", "train", "analysis", "tensorboard", "report",
-    "plots", "check", "presets", "cli", "compare",
+    "checkpoint", "progress", "dot", "parallel", "program", "train", "analysis", "tensorboard",
+    "report", "plots", "check", "presets", "cli", "compare",
 ]  # fmt: skip
 
 
@@ -85,9 +85,9 @@ def test_files_and_functions_are_read_in_one_sitting():
             if isinstance(node, ast.FunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 assert length <= 75, f"{path.name}:{node.name}: {length} lines"
-    # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, teachers from elsewhere, and
-    # every wrong input named: no room for a second way to do a thing.
-    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3800
+    # 40 methods, 5 kinds of network, 4 transfers, fast convolutions, several devices, teachers from
+    # elsewhere, and every wrong input named: no room for a second way to do a thing.
+    assert sum(code_lines(path) for path in (ROOT / "kdlib").rglob("*.py")) < 3870
 
 
 def test_public_functions_are_documented():

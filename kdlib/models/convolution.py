@@ -52,11 +52,13 @@ once.defvjp(lambda x: (once(x), None), lambda _, gradient: (gradient,))
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.Array:
     """``lax.conv_general_dilated`` of ``x [n, h, w, c]``, to be given to ``nnx.Conv``.
 
-    Same result and gradients up to rounding. On GPUs and TPUs it is that function; on a CPU it is
-    oneDNN's if the convolution is large enough, in float32, neither grouped nor dilated. Raises
-    what the plain one does.
+    Same result and gradients up to rounding. On GPUs, TPUs and several CPU devices it is that
+    function; on one CPU it is oneDNN's if the convolution is large enough, in float32, neither
+    grouped nor dilated. Raises what the plain one does.
     """
     plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, strides, padding, **named)
+    if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
+        return plain(x, kernel)  # XLA can't deal out calls of oneDNN, nor chunks of a batch
     y = jax.eval_shape(plain, x, kernel)
     large = y.size * math.prod(kernel.shape[:3]) >= WORTH
     dilations = *(named.get("lhs_dilation") or ()), *(named.get("rhs_dilation") or ())
