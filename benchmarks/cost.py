@@ -2,11 +2,12 @@
 
     python -m benchmarks.cost                  # all curves; some minutes on two CPU cores
     python -m benchmarks.cost --curve depth    # one of them
+    python -m benchmarks.cost --curve devices  # on a CPU: the same cores, seen as several devices
 
 From one base (a plain ResNet-20, 64 pictures a step, 1,024 pictures an epoch, one seed) one thing
 is changed at a time. The work should grow in proportion to what is changed: the dashed line. Each
-point is the median epoch of a few; memory is what the compiled step says it needs. The records and
-the figure are written to figures/cost.
+point is the median epoch of a few; memory is what the compiled step says it needs on each device.
+The records and the figure are written to figures/cost.
 """
 
 import argparse
@@ -19,18 +20,19 @@ import jax
 import numpy as np
 
 import kdlib
-from kdlib import files, history, models, plots
+from kdlib import files, history, models, parallel, plots
 from kdlib.program import Program
 from kdlib.progress import Progress
 
 FIGURES = pathlib.Path(__file__).parents[1] / "figures" / "cost"
-BASE = {"depth": 20, "width": 1, "batch": 64, "pictures": 1024, "seeds": 1}
+BASE = {"depth": 20, "width": 1, "batch": 64, "pictures": 1024, "seeds": 1, "devices": 1}
 CURVES = {
     "depth": (8, 14, 20, 32, 44, 56),
     "width": (0.25, 0.5, 1, 2, 3),
     "batch": (16, 32, 64, 128, 256),
     "pictures": (256, 512, 1024, 2048),
     "seeds": (1, 2, 3, 4),
+    "devices": (1, 2, 4),
 }
 
 
@@ -42,22 +44,26 @@ def noise(pictures):
     return kdlib.data.Dataset("noise", "random pictures", tuple("0123456789"), split, split)
 
 
-def measure(depth, width, batch, pictures, seeds, rounds=3) -> dict:
+def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
     """Seconds of an epoch of all seeds, bytes of a step, seconds until the first step has run."""
     name = f"ResNet{depth}" + (f"x{width}" if width != 1 else "")
     fused = jax.default_backend() != "cpu"
     recipe = kdlib.Recipe(batch_size=batch, bfloat16=fused)
+    mesh = parallel.mesh(devices, seeds if fused else 1, batch)
     program = Program(
         lambda _, seed: models.build(name, 10, seed=seed), noise(pictures), kdlib.Supervised(),
-        recipe, fused,
+        recipe, fused, mesh,
     )  # fmt: skip
     states = [program.init(seed) for seed in range(seeds)]
     if fused:
         states = [jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)]
+    states = [program.place(state) for state in states]
+    if fused:
         arguments = states[0], program.frozen, program.pictures
         function = program.epoch
     else:
-        order, zeros = program.order(states[0]), program._zeros(states[0])
+        zeros = parallel.everywhere(program._zeros(states[0]), mesh)
+        order = program.order(states[0])
         arguments = states[0], zeros, order, program.frozen, program.pictures
         function = program.step
     started = time.perf_counter()
@@ -99,7 +105,8 @@ def draw(record: dict, path) -> None:
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
-        power = 2 if name == "width" else 0 if name == "batch" else 1
+        shared = 0 if "cpu" in record["device"] else -1  # devices of one CPU share its cores
+        power = {"width": 2, "batch": 0, "devices": shared}.get(name, 1)
         base = xs.index(BASE[name])
         above.plot(xs, [seconds[base] * (x / xs[base]) ** power for x in xs], "k--", lw=1)
         above.set_title(name)
@@ -114,9 +121,14 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cost", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--curve", nargs="+", choices=CURVES, default=list(CURVES))
+    usual = [name for name in CURVES if name != "devices"]
+    parser.add_argument("--curve", nargs="+", choices=CURVES, default=usual)
     parser.add_argument("--out", type=pathlib.Path, default=FIGURES)
     options = parser.parse_args(arguments)
+    if "devices" in options.curve:
+        if len(options.curve) > 1:  # several devices of a CPU compute their convolutions otherwise
+            parser.error("measure the curve of devices by itself")
+        jax.config.update("jax_num_cpu_devices", max(CURVES["devices"]))
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
     path = options.out / f"{kind}.json"
     record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
@@ -124,6 +136,8 @@ def main(arguments=None) -> None:
     for name in options.curve:
         record["curves"][name] = {}
         for value in CURVES[name]:
+            if name == "devices" and value > jax.local_device_count():
+                continue
             found = measure(**BASE | {name: value})
             record["curves"][name][str(value)] = found
             seconds = statistics.median(found["seconds"])

@@ -26,7 +26,7 @@ ONEDNN &= os.environ.get("KDLIB_ONEDNN", "1") != "0"  # for whoever it gives tro
 WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
 # can't be kept in the compilation cache, and a small network trains less long than it compiles
 PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice as many are slower
-CHUNK = 2**18  # numbers of a chunk of pictures for oneDNN, 1 MB, of a core's cache of 2 MB
+CHUNK = 2**17  # numbers of a chunk of pictures for oneDNN, half a MB; a core's cache holds 1 or 2
 
 
 # ``jax.jit`` of a program for a CPU: XLA drops what :func:`once` asks for in a pass of this name.
@@ -114,7 +114,8 @@ def _to_kernel(x, shape, gradient, strides, padding):
     The pictures ``[n, h, w, c]`` are seen as one of ``n`` channels, of ``h`` rows and ``w * c``
     columns, the gradient as a kernel whose taps lie ``c`` columns apart. The result's ``3 * c``
     columns (of a 3x3 kernel) are long enough rows for oneDNN to be fast. The loop also keeps XLA
-    from computing ``x`` again inside the transposition, value by value.
+    from computing ``x`` again inside the transposition, value by value. It takes two chunks
+    at a time, which may run side by side.
     """
     (n, h, w, c), (rows, columns, _, d) = x.shape, shape
     reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
@@ -124,14 +125,17 @@ def _to_kernel(x, shape, gradient, strides, padding):
     pads = [(padding[0][0], max(ends[0], 0)), (padding[1][0] * c, max(ends[1], 0) * c)]
     largest = min(n, max(1, CHUNK // (h * w * c)))
     size = next(size for size in range(largest, 0, -1) if n % size == 0)
+    together = 2 - n // size % 2  # chunks
 
-    def add(i, total):
+    def one(i):
         pictures, above = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, gradient))
         turned = pictures.reshape(size, -1).T.reshape(1, h, w * c, size)
         taps = (strides[0], strides[1] * c)
-        return total + _onednn(turned, above, total.shape, pads, (1, 1), taps, (0, 3, 1, 2))
+        return _onednn(turned, above, start.shape, pads, (1, 1), taps, (0, 3, 1, 2))
 
-    return lax.fori_loop(0, n // size, add, jnp.zeros((1, rows, columns * c, d))).reshape(shape)
+    add = lambda i, total: total + sum(one(i * together + j) for j in range(together))
+    start = jnp.zeros((1, rows, columns * c, d))
+    return lax.fori_loop(0, n // size // together, add, start).reshape(shape)
 
 
 def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2, 3, 0, 1)):
