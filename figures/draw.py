@@ -41,6 +41,7 @@ NOTEBOOKS = {
     "05_self_distillation": "one's own past, depth, views and batch-mates; the cheap baselines; calibration",
     "06_method_zoo": "the map of all methods, a card each, the tables read critically",
     "07_write_your_own_distiller": "a loss from nothing: checked, weighed, trained, in the table",
+    "08_scaling_up": "compiling, an epoch as one program, seeds, several devices, half the bits, what it costs",
     "09_results": "every table and figure from its records: what they say, and what they don't",
     "solutions": "answers to the exercises",
 }  # fmt: skip

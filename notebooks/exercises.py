@@ -185,6 +185,18 @@ def _matched_weight(weight: Callable) -> None:
     _agree(found, [4.0, 1.5], hint)
 
 
+def _forecast(forecast: Callable) -> None:
+    found = np.asarray([forecast([9.0, 2.0, 5.0, 2.0], 10, 3), forecast([8.0, 1.0], 2, 1)], float)
+    hint = "Known epochs count as they were; the median of the others stands for each one to come."
+    _agree(found, [18 + 26 * 2, 9], hint)
+
+
+def _of_the_batch(statistics: Callable) -> None:
+    parts = np.random.default_rng(20).normal(size=(4, 8)) + np.arange(4)[:, None]
+    found = np.asarray(statistics(parts.mean(1), parts.var(1)), float)
+    _agree(found, [parts.mean(), parts.var()], "The devices' means differ, and that counts too.")
+
+
 def _seeds_needed(needed: Callable) -> None:
     claims = (0.1, 0.26), (0.2, 0.26), (0.4, 0.26), (0.001, 5.0)
     found = np.asarray([needed(*claim) for claim in claims], float)
@@ -219,6 +231,8 @@ EXERCISES: dict[str, Callable] = {
     "07-1": _distance,
     "07-2": _correlation,
     "07-3": _matched_weight,
+    "08-1": _forecast,
+    "08-2": _of_the_batch,
     "09-1": _seeds_needed,
     "09-2": _share_closed,
 }
