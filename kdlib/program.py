@@ -102,9 +102,8 @@ class Program:
         data: what is trained and tested on; its arrays move to the device here, once.
         transfer: who teaches.
         recipe: how.
-        fused: one program per epoch (``lax.scan`` over steps, ``vmap`` over seeds) instead of one
-            call per step. Right for GPU and TPU; on a CPU convolutions inside a loop body lose
-            XLA's fast path and a scanned step is many times slower.
+        fused: one program per epoch (``lax.scan`` over steps, ``vmap`` over seeds), right for GPU
+            and TPU, instead of one call per step: in a loop a CPU's convolutions are slow.
         mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
     """
 
@@ -119,9 +118,7 @@ class Program:
         self.epochs = recipe.epochs * transfer.generations
         self.optimizer = recipe.optimizer(self.steps)
         everywhere = lambda tree: parallel.everywhere(tree, self.mesh)
-        on_device = lambda split: everywhere(
-            Pictures(jnp.asarray(split.images), jnp.asarray(split.labels))
-        )
+        on_device = lambda split: everywhere(jax.device_put(Pictures(split.images, split.labels)))
         self.pictures = on_device(data.train)
         held_out = {"validation": data.validation, "test": data.test}
         self.splits = {name: on_device(split) for name, split in held_out.items() if split}
@@ -227,10 +224,7 @@ class Program:
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
 
     def _zeros(self, state: TrainState, *shared) -> dict:
-        """Metrics of no pictures: the names come from tracing the loss once, without running it.
-
-        ``shared`` are the frozen variables and the pictures, if not those of the program.
-        """
+        """Metrics of no pictures, named as tracing the loss shows; ``shared`` as in an epoch."""
 
         def parts(state, frozen, pictures):
             batch = self.batch(state, self._order(state), pictures)
@@ -242,8 +236,8 @@ class Program:
     def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
         order = self._order(state)
-        start = state, self._zeros(state, frozen, pictures)
         body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)
+        start = state, self._zeros(state, frozen, pictures)
         return jax.lax.scan(body, start, length=self.steps)[0]
 
     def run_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, dict]:
