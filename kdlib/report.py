@@ -73,7 +73,8 @@ def results_table(
 
     Returns:
         Markdown whose columns line up in plain text too. Accuracies are last-epoch, in per cent,
-        with Student-t 95 % intervals over seeds; differences are paired by seed.
+        with Student-t 95 % intervals over seeds; differences are paired by seed. The time of a
+        method that was trained on another device than the baseline is left out.
     """
     baseline = baseline or next(iter(histories))
     base = histories[baseline]
@@ -95,7 +96,8 @@ def results_table(
         count = facts["parameters"]
         sizes = (facts.get(f"{kind}_parameters", count) for kind in ("trained", "deployed"))
         extra, kept = (f"{100 * (size / count - 1):.0f} %" for size in sizes)
-        time = f"x {history.seconds() / base.seconds():.2f}"
+        alike = facts["device"] == base.protocol["device"]  # else times can't be compared
+        time = f"x {history.seconds() / base.seconds():.2f}" if alike else ""
         beside = extra if kept == "0 %" else f"{extra} ({kept} kept)"
         rows.append([*row, time, passes, beside, str(metrics.interval(history.best()))])
     return markdown(rows)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kdlib
+from figures import charts
 from kdlib import metrics, plots, report
 from kdlib.history import History
 
@@ -89,6 +90,18 @@ def test_the_table_says_what_the_records_say():
     assert accuracy == "71.0 ± 27.3" and difference == "+21.0 ± 2.5" and best.startswith("74.0")
     assert len({len(line) for line in table.splitlines()}) == 1
     assert table._repr_markdown_() == table
+
+
+def test_times_of_other_devices_are_not_compared():
+    records = {"plain": history([[0.5], [0.6]]), "slow": history([[0.5], [0.6]], seconds=2.0),
+               "elsewhere": history([[0.7], [0.8]], device="cpu, 1 core")}  # fmt: skip
+    lines = str(report.results_table(records)).splitlines()[2:]
+    times = [line.split("|")[6].strip() for line in lines]
+    assert times == ["x 1.00", "x 2.00", ""]
+    figure = charts.cost(records)
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert sorted(shown) == ["plain", "slow"]
+    plt.close(figure)
 
 
 def test_records_come_back_from_json(tmp_path):
