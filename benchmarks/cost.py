@@ -67,7 +67,8 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
         arguments = states[0], zeros, order, program.frozen, program.pictures
         function = program.step
     started = time.perf_counter()
-    abstract = jax.eval_shape(lambda *these: these, *arguments)
+    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    abstract = jax.tree.map(like, arguments)
     out = jax.block_until_ready(function(*arguments))
     first = time.perf_counter() - started
     states = [out[0]] if fused else states  # an epoch takes its state's memory

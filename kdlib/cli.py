@@ -91,8 +91,8 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
     flag = parser.add_argument_group("machine and output").add_argument
     flag("--gpu_id", help="which GPU; noted and ignored without one")
-    flag("--devices", type=positive, help="how many share the work, seeds first, then the pictures "
-         "of each batch (as many as deal the seeds out evenly)")
+    flag("--devices", type=positive, help="how many share the work: on GPUs and TPUs the seeds "
+         "first, then the pictures of each batch (as many as deal the seeds out evenly)")
     flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
     flag("--train_path", default="runs/test", type=pathlib.Path, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")

@@ -106,8 +106,12 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
 def tables(records: report.Records, out: pathlib.Path) -> str:
     """The tables of finished runs and how they were measured, also written to ``out/table.md``."""
     teacher, histories = records
+    device = next(iter(histories.values())).protocol["device"]
+    elsewhere = [f"{name} on {h.protocol['device']}" for name, h in histories.items()
+                 if h.protocol["device"] != device]  # fmt: skip
     parts = [report.results_table(histories, teacher=teacher), report.quality_table(histories),
              report.protocol(next(iter(histories.values())))]  # fmt: skip
+    parts += [f"trained elsewhere, so without a time: {', '.join(elsewhere)}"] * bool(elsewhere)
     if (out / TEACHER).exists():
         above = History.load(out / TEACHER)
         parts += [f"teacher: {metrics.interval(above.last())} %; {report.protocol(above)}"]

@@ -27,21 +27,24 @@ def mesh(devices: int | None, seeds: int, batch_size: int) -> Mesh:
         batch_size: pictures per step.
 
     Raises:
-        ValueError: more devices than there are, a batch that they can't share evenly, or a JAX that
-            can't map convolutions over seeds on several devices, before 0.8.
+        ValueError: none or more devices than there are, a batch that they can't share evenly, or a
+            JAX before 0.8, which can't map convolutions over seeds on several.
     """
-    only = jax.config.jax_default_device  # the one that was chosen, if one was
-    found = jax.local_devices() if only is None else [only]
-    able = jax.__version_info__ >= (0, 8)
-    most = len(found) if able else 1
-    count = devices or next(n for n in range(most, 0, -1) if seeds % n == 0)
-    require(count <= len(found), f"devices={count}: JAX has {len(found)} to use here")
-    require(count <= most, f"devices={count}: with JAX {jax.__version__} it is one; take 0.8")
-    rows = math.gcd(seeds, count)
-    columns = count // rows
-    require(batch_size % columns == 0, f"devices={count}: {columns} can't share a batch of "
+    chosen = jax.config.jax_default_device is not None
+    found = list(jnp.zeros(()).devices()) if chosen else jax.local_devices()
+    most = len(found) if jax.__version_info__ >= (0, 8) else 1
+    if devices is None:
+        devices = next(n for n in range(most, 0, -1) if seeds % n == 0)
+    why = " (one was chosen, as --gpu_id does)" if chosen else ""
+    here = f"JAX has {len(found)} to use here{why}"
+    require(0 < devices <= len(found), f"devices={devices}: {here}")
+    old = f"with JAX {jax.__version__} it is one; take 0.8"
+    require(devices <= most, f"devices={devices}: {old}")
+    rows = math.gcd(seeds, devices)
+    columns = devices // rows
+    require(batch_size % columns == 0, f"devices={devices}: {columns} can't share a batch of "
             f"{batch_size} evenly; take another batch size or number of devices")  # fmt: skip
-    return Mesh(np.array(found[:count]).reshape(rows, columns), (SEEDS, PICTURES))
+    return Mesh(np.array(found[:devices]).reshape(rows, columns), (SEEDS, PICTURES))
 
 
 def everywhere(tree, mesh: Mesh):

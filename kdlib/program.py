@@ -100,8 +100,7 @@ class Program:
     Args:
         network: makes a network from a name (None: the student's) and a seed.
         data: what is trained and tested on; its arrays move to the device here, once.
-        transfer: who teaches.
-        recipe: how.
+        transfer, recipe: who teaches, and how.
         fused: one program per epoch (``lax.scan`` over steps, ``vmap`` over seeds), right for GPU
             and TPU, instead of one call per step: in a loop a CPU's convolutions are slow.
         mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
@@ -288,6 +287,7 @@ def scorer(logits: Callable, batch_size: int, fused: bool = False, mesh=None) ->
 
     def score(variables, images, labels) -> np.ndarray:
         size = min(batch_size, len(labels))
+        size += -size % mesh.shape[parallel.PICTURES]  # so that all devices get as many
         order = np.full(-(-len(labels) // size) * size, -1, np.int32)
         order[: len(labels)] = np.arange(len(labels))
         order = jnp.asarray(order.reshape(-1, size))

@@ -103,8 +103,8 @@ def fit(
             resumes there, bit for bit. None keeps nothing.
         label: a name for the progress display.
         fused: whole epochs and all seeds in one program; None decides by the hardware.
-        devices: how many share the work: seeds first, then the pictures of each batch; None takes
-            as many as deal the seeds out evenly.
+        devices: how many share the work: the seeds first, where one program trains them, then the
+            pictures of each batch; None takes as many as deal the seeds out evenly.
         progress: whether to show it.
         on_epoch: called after every epoch with the record, the epoch, the seeds it trained, and a
             function that returns their networks as they are now.
@@ -139,7 +139,8 @@ def fit(
 
 
 def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
-    return [program.deployed(state.params, state.rest, program.frozen) for state in states]
+    frozen = parallel.together(program.frozen, program.mesh)
+    return [program.deployed(state.params, state.rest, frozen) for state in states]
 
 
 def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
@@ -183,7 +184,9 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             record.curves.setdefault(curve, [[] for _ in record.seeds])
             for place, value in zip(places, values, strict=True):
                 record.curves[curve][place] = value
-        first = metadata["epoch"]
+        first, device = metadata["epoch"], record.protocol["device"]
+        if metadata.get("device", device) != device:  # their times can't be compared
+            record.protocol["device"] = f"{metadata['device']}, then {device}"
         shown.advance(first * program.steps * recipe.batch_size * len(group))
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
@@ -202,7 +205,8 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             record.append(seed, values | {"seconds": seconds})
         if file:
             curves = {k: [curves[i] for i in places] for k, curves in record.curves.items()}
-            checkpoint.save_tree(file, state, {"epoch": epoch + 1, "curves": curves})
+            facts = {"epoch": epoch + 1, "curves": curves, "device": record.protocol["device"]}
+            checkpoint.save_tree(file, state, facts)
             record.save(run_dir / "history.json")
         shown.epoch(record, epoch + 1, program.epochs, group)
         if on_epoch:

@@ -16,9 +16,11 @@ import jax
 import numpy as np
 import pytest
 from conftest import CLASSES, make_tiny
+from flax import nnx
 
 import kdlib
 from kdlib import models, parallel, transfer
+from kdlib.history import device
 from kdlib.program import Program
 from kdlib.progress import Progress
 
@@ -81,7 +83,7 @@ def test_seeds_and_pictures_on_several_devices_learn_what_they_learn_on_one():
         run = fit(devices)
         same(run, one)
         assert run.history.protocol["device"].endswith(f"as {devices} devices")
-        for leaf in jax.tree.leaves(jax.tree.map(jax.numpy.asarray, run.modules)):
+        for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(run.student))):
             assert len(leaf.devices()) == 1  # to be used beside anything else
     same(fit(4, seeds=1, fused=False), fit(1, seeds=1, fused=False))
 
@@ -126,15 +128,19 @@ def test_a_run_may_go_on_with_another_number_of_devices():
 
         with pytest.raises(KeyboardInterrupt):
             fit(4, run_dir=folder, on_epoch=stop)
-        same(fit(2, run_dir=folder), whole)
+        run = fit(2, run_dir=folder)
+        same(run, whole)
+        assert run.history.protocol["device"].endswith("as 4 devices, then " + device(2))
 
 
 @pytest.mark.slow
 @with_four_devices
 def test_methods_with_memory_generations_and_peers_learn_the_same():
-    for method in ("CRD", "BornAgain", "DML"):
+    for method in ("CRD", "BornAgain", "DML", "SimKD"):
+        run = fit(4, method=method)
         # What a bank or a peer feeds back makes more of rounding than one network does.
-        same(fit(4, method=method), fit(1, method=method), rtol=1e-3)
+        same(run, fit(1, method=method), rtol=1e-3)
+        kdlib.evaluate(run.student, make_tiny().test)  # SimKD's holds a part of its teacher
 
 
 @with_four_devices
@@ -144,14 +150,19 @@ def test_as_many_as_deal_the_seeds_out_evenly_unless_told():
     assert shape(None, 3, 16) == {"seeds": 3, "pictures": 1}
     assert shape(None, 5, 16) == shape(None, 1, 16) == {"seeds": 1, "pictures": 1}
     assert shape(4, 6, 16) == {"seeds": 2, "pictures": 2}
-    with pytest.raises(ValueError, match="devices=5: JAX has 4"):
-        parallel.mesh(5, 5, 16)
+    for devices in (5, 0, -1):
+        with pytest.raises(ValueError, match=f"devices={devices}: JAX has 4"):
+            parallel.mesh(devices, 5, 16)
     with pytest.raises(ValueError, match="3 can't share a batch of 16 evenly"):
         fit(3, seeds=1)
     jax.config.update("jax_default_device", jax.devices()[2])  # as --gpu_id 2 does
     assert parallel.mesh(None, 4, 16).devices.tolist() == [[jax.devices()[2]]]
+    with pytest.raises(ValueError, match="JAX has 1 to use here"):
+        parallel.mesh(2, 4, 16)
+    with jax.default_device("cpu"):
+        assert parallel.mesh(None, 4, 16).devices.tolist() == [[jax.devices()[0]]]
     recipe = replace(RECIPE, epochs=1)
-    leaf = jax.tree.leaves(jax.tree.map(jax.numpy.asarray, fit(None, recipe=recipe).modules))[0]
+    leaf = jax.tree.leaves(nnx.to_pure_dict(nnx.state(fit(None, recipe=recipe).student)))[0]
     assert leaf.devices() == {jax.devices()[2]}
 
 

@@ -115,7 +115,7 @@ def _to_kernel(x, shape, gradient, strides, padding):
     columns, the gradient as a kernel whose taps lie ``c`` columns apart. The result's ``3 * c``
     columns (of a 3x3 kernel) are long enough rows for oneDNN to be fast. The loop also keeps XLA
     from computing ``x`` again inside the transposition, value by value. It takes two chunks
-    at a time, which may run side by side.
+    at a time where their number is even: they may run side by side.
     """
     (n, h, w, c), (rows, columns, _, d) = x.shape, shape
     reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
