@@ -5,7 +5,7 @@
     python -m benchmarks.cost --curve devices  # on a CPU: the same cores, seen as several devices
 
 From one base (a plain ResNet-20, 64 pictures a step, 1,024 pictures an epoch, one seed) one thing
-is changed at a time. The work should grow in proportion to what is changed: the dashed line. Each
+is changed at a time. The dashed line grows like the work, multiply-adds for depth and width. Each
 point is the median epoch of a few; memory is what the compiled step says it needs on each device.
 The records and the figure are written to figures/cost.
 """
@@ -87,6 +87,15 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
     }
 
 
+def work(name: str, x: float, point: dict, record: dict) -> float:
+    """What a point of a curve should cost, in units of the curve's own."""
+    if name in ("depth", "width"):
+        return point["multiply_adds"]
+    if name == "batch" or (name == "devices" and "cpu" in record["device"]):
+        return 1  # as many pictures; devices of one CPU share its cores
+    return 1 / x if name == "devices" else x
+
+
 def draw(record: dict, path) -> None:
     """A panel per curve: seconds, and memory, against what was changed."""
     import matplotlib.pyplot as plt
@@ -106,10 +115,11 @@ def draw(record: dict, path) -> None:
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.minorticks_off()
-        shared = 0 if "cpu" in record["device"] else -1  # devices of one CPU share its cores
-        power = {"width": 2, "batch": 0, "devices": shared}.get(name, 1)
+        expected = [
+            work(name, x, point, record) for x, point in zip(xs, points.values(), strict=True)
+        ]
         base = xs.index(BASE[name])
-        above.plot(xs, [seconds[base] * (x / xs[base]) ** power for x in xs], "k--", lw=1)
+        above.plot(xs, [seconds[base] * each / expected[base] for each in expected], "k--", lw=1)
         above.set_title(name)
     axes[0, 0].set_ylabel("seconds an epoch")
     axes[1, 0].set_ylabel("MB a step")

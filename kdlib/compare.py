@@ -106,12 +106,8 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
 def tables(records: report.Records, out: pathlib.Path) -> str:
     """The tables of finished runs and how they were measured, also written to ``out/table.md``."""
     teacher, histories = records
-    device = next(iter(histories.values())).protocol["device"]
-    elsewhere = [f"{name} on {h.protocol['device']}" for name, h in histories.items()
-                 if h.protocol["device"] != device]  # fmt: skip
     parts = [report.results_table(histories, teacher=teacher), report.quality_table(histories),
-             report.protocol(next(iter(histories.values())))]  # fmt: skip
-    parts += [f"trained elsewhere, so without a time: {', '.join(elsewhere)}"] * bool(elsewhere)
+             report.protocols(histories)]  # fmt: skip
     if (out / TEACHER).exists():
         above = History.load(out / TEACHER)
         parts += [f"teacher: {metrics.interval(above.last())} %; {report.protocol(above)}"]
@@ -133,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
     add("--devices", type=cli.positive, help="how many share the work, as in train.py")
-    add("--bf16", action="store_true", help="compute convolutions in bfloat16")
+    add("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
     add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")

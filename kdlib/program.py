@@ -32,7 +32,7 @@ class Recipe:
             much larger, the labels' so much smaller (0.075 in the paper); see :func:`dot`.
         pad, crop, flip: largest shift in pixels, probability of a shift, of a mirroring.
         zero_init: start every residual block as the identity.
-        bfloat16: compute convolutions in bfloat16; parameters and statistics stay float32.
+        bfloat16: compute in bfloat16; parameters, momentum and statistics stay float32.
         eval_batch_size, test_every: pictures per evaluation step, epochs between evaluations.
     """
 

@@ -138,3 +138,13 @@ def protocol(history: History) -> str:
         f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}; {seeds}; "
         f"{facts['reported']} reported; {facts['device']}"
     )
+
+
+def protocols(histories: dict[str, History]) -> str:
+    """:func:`protocol` of the first record, and which others have another device, so no time."""
+    first = next(iter(histories.values()))
+    device = first.protocol["device"]
+    elsewhere = [f"{name} on {history.protocol['device']}" for name, history in histories.items()
+                 if history.protocol["device"] != device]  # fmt: skip
+    note = f"; no training time of {', '.join(elsewhere)}" if elsewhere else ""
+    return f"{protocol(first)}{note}"

@@ -417,6 +417,7 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
         "plain": "{} times as long for a plain",
         "soft logits": "{} with soft logits",
         "attention": "{} with attention",
+        "teacher": "{} for the ResNet-56 itself",
     }.items():
         assert words.format(f"{works[work]['ratio']['PyTorch, resident']:.2f}") in text, work
     assert f"in {works['soft logits']['first_epoch_seconds']:.0f} s each time" in text
