@@ -85,7 +85,7 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--zero_init", action=switch, help="start every residual block as the identity")
     flag("--dot", type=share, help="distillation-oriented training: 0.075 in the paper")
     flag("--test_every", type=positive, help="epochs between tests (1)")
-    flag("--bf16", dest="bfloat16", action="store_true", help="compute in bfloat16; weights stay float32")
+    flag("--bf16", dest="bfloat16", action="store_true", help="compute in bfloat16")
     parser.set_defaults(**asdict(Recipe()))
     flag("--seed", type=int, default=0, help="the first seed (0)")
     flag("--seeds", type=positive, default=1, help="how many, counted from --seed")
