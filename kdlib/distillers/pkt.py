@@ -30,4 +30,6 @@ class PKT(Distiller):
 
     def knowledge(self, student, teacher, labels):
         s, t = (neighbours(embedding=x.embedding) for x in (student, teacher))
-        return (t * (jnp.log(t + 1e-7) - jnp.log(s + 1e-7))).mean()
+        # Differences first: of two logarithms so much alike, rounding would be what is left. Rows
+        # sum to 1, so s - t adds nothing but takes rounding's first order away.
+        return (s - t - t * jnp.log1p((s - t) / (t + 1e-7))).mean()
