@@ -54,15 +54,13 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
         lambda _, seed: models.build(name, 10, seed=seed), noise(pictures), kdlib.Supervised(),
         recipe, fused, mesh,
     )  # fmt: skip
-    states = [program.init(seed) for seed in range(seeds)]
-    if fused:
-        states = [jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states)]
-    states = [program.place(state) for state in states]
+    together = [range(seeds)] if fused else [[seed] for seed in range(seeds)]
+    states = [program.start(these) for these in together]
     if fused:
         arguments = states[0], program.frozen, program.pictures
         function = program.epoch
     else:
-        zeros = parallel.everywhere(program._zeros(states[0]), mesh)
+        zeros = parallel.spread(program._zeros(states[0]), mesh)
         order = program.order(states[0])
         arguments = states[0], zeros, order, program.frozen, program.pictures
         function = program.step

@@ -48,8 +48,7 @@ class Ours:
         self.program = Program(
             lambda _, seed: network(depth, data, seed), data, teach, recipe, self.fused
         )
-        state = self.program.init(0)
-        self.state = jax.tree.map(lambda x: x[None], state) if self.fused else state
+        self.state = self.program.start([0])
 
     def order(self):
         """The pictures of the next epoch, ``[steps * b]``."""

@@ -81,8 +81,7 @@ def device(count: int = 1) -> str:
     first = next(iter(jax.numpy.zeros(()).devices()))
     if first.platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        shared = f" as {count} devices" * (count > 1)
-        return f"cpu, {cores} core{'s' * (cores > 1)}{shared}"
+        return f"cpu, {cores} core{'s' * (cores > 1)}" + f" as {count} devices" * (count > 1)
     return f"{count} x " * (count > 1) + first.device_kind
 
 

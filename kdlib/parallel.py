@@ -36,10 +36,8 @@ def mesh(devices: int | None, seeds: int, batch_size: int) -> Mesh:
     if devices is None:
         devices = next(n for n in range(most, 0, -1) if seeds % n == 0)
     why = " (one was chosen, as --gpu_id does)" if chosen else ""
-    here = f"JAX has {len(found)} to use here{why}"
-    require(0 < devices <= len(found), f"devices={devices}: {here}")
-    old = f"with JAX {jax.__version__} it is one; take 0.8"
-    require(devices <= most, f"devices={devices}: {old}")
+    require(0 < devices <= len(found), f"devices={devices}: JAX has {len(found)} to use here{why}")
+    require(devices <= most, f"devices={devices}: with JAX {jax.__version__} it is one; take 0.8")
     rows = math.gcd(seeds, devices)
     columns = devices // rows
     require(batch_size % columns == 0, f"devices={devices}: {columns} can't share a batch of "
@@ -47,23 +45,16 @@ def mesh(devices: int | None, seeds: int, batch_size: int) -> Mesh:
     return Mesh(np.array(found[:devices]).reshape(rows, columns), (SEEDS, PICTURES))
 
 
-def everywhere(tree, mesh: Mesh):
-    """The arrays of a tree, each whole on every device."""
-    return _laid_out(tree, mesh, PartitionSpec())
-
-
-def by_seed(tree, mesh: Mesh):
-    """Arrays whose first axis is the seeds', dealt out along it."""
-    return _laid_out(tree, mesh, PartitionSpec(SEEDS))
+def spread(tree, mesh: Mesh, *axes: str):
+    """The arrays of a tree on all devices: each whole everywhere, or its first axes dealt out along
+    the named ``axes`` of the mesh."""
+    spec = NamedSharding(mesh, PartitionSpec(*axes))
+    return tree if mesh.size == 1 else jax.device_put(tree, spec)
 
 
 def together(tree, mesh: Mesh):
     """The arrays of a tree on the first device alone."""
     return tree if mesh.size == 1 else jax.device_put(tree, mesh.devices[0, 0])
-
-
-def _laid_out(tree, mesh, spec):
-    return tree if mesh.size == 1 else jax.device_put(tree, NamedSharding(mesh, spec))
 
 
 def by_picture(tree, mesh: Mesh, batch_size: int):

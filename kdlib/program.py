@@ -1,6 +1,6 @@
-"""The jitted functions of training: the recipe, the state, one step, one epoch, scoring."""
+"""The jitted functions of training: the recipe, the state, one step, one epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.models.convolution import compiled
 from kdlib.progress import Progress
+from kdlib.score import scorer
 from kdlib.transfer import Setup, Supervised
 
 
@@ -116,7 +117,7 @@ class Program:
         self.steps = len(data.train) // recipe.batch_size
         self.epochs = recipe.epochs * transfer.generations
         self.optimizer = recipe.optimizer(self.steps)
-        everywhere = lambda tree: parallel.everywhere(tree, self.mesh)
+        everywhere = lambda tree: parallel.spread(tree, self.mesh)
         on_device = lambda split: everywhere(jax.device_put(Pictures(split.images, split.labels)))
         self.pictures = on_device(data.train)
         held_out = {"validation": data.validation, "test": data.test}
@@ -155,9 +156,15 @@ class Program:
         optimizer = {name: self.optimizer.init(tree) for name, tree in moving.items()}
         return TrainState(params, rest, optimizer, jax.random.key(seed), jnp.zeros((), jnp.int32))
 
+    def start(self, seeds: Sequence[int]) -> TrainState:
+        """The states before the first step in a stack where fused, else that of the one seed."""
+        states = [self.init(seed) for seed in seeds]
+        stack = lambda *leaves: jnp.stack(leaves)
+        return self.place(jax.tree.map(stack, *states) if self.fused else states[0])
+
     def place(self, state: TrainState) -> TrainState:
         """A state, or a stack of them where fused, on the devices that train it."""
-        return (parallel.by_seed if self.fused else parallel.everywhere)(state, self.mesh)
+        return parallel.spread(state, self.mesh, *[parallel.SEEDS] * self.fused)
 
     def trained(self, state: TrainState) -> Modules:
         """The modules of a state, in evaluation mode."""
@@ -246,55 +253,9 @@ class Program:
             progress.advance(self.steps * self.recipe.batch_size * len(state.step), sums)
             return state, sums
         if not hasattr(self, "zeros"):
-            self.zeros = parallel.everywhere(self._zeros(state), self.mesh)
+            self.zeros = parallel.spread(self._zeros(state), self.mesh)
         order, sums = self.order(state), self.zeros
         for _ in range(self.steps):
             state, sums = self.step(state, sums, order, self.frozen, self.pictures)
             progress.advance(self.recipe.batch_size, sums)
         return state, sums
-
-
-def scorer(logits: Callable, batch_size: int, fused: bool = False, mesh=None) -> Callable:
-    """A function that tests a network on a split, the last incomplete batch included.
-
-    Args:
-        logits: a function of variables and uint8 pictures ``[b, h, w, c]``. With ``fused`` the
-            variables are ``(params, rest, frozen)``, the first two with a leading axis of seeds.
-        batch_size: pictures per step.
-        mesh: the devices that share the work; None is one of them.
-
-    Returns:
-        A function of variables, pictures and labels to ``[..., 2]``: accuracy (a share) and mean
-        negative log-likelihood (nats); the axis in front is the seeds'.
-    """
-
-    mesh = mesh or parallel.mesh(1, 1, batch_size)
-
-    def batch(variables, images, labels, index):
-        """Sums over the pictures at ``index`` ``[b]``; negative positions are padding."""
-        index = parallel.by_picture(index, mesh, len(index))
-        scores = logits(variables, images[index]).astype(jnp.float32)
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(scores, labels[index])
-        correct = scores.argmax(-1) == labels[index]
-        return jnp.stack([jnp.where(index >= 0, value, 0).sum() for value in (correct, loss)])
-
-    def whole(variables, images, labels, order):
-        body = lambda sums, index: (sums + batch(variables, images, labels, index), None)
-        return jax.lax.scan(body, jnp.zeros(2), order)[0]
-
-    stack = jax.jit(parallel.each_seed(whole, mesh, in_axes=((0, 0, None), None, None, None)))
-    step = compiled(batch)
-
-    def score(variables, images, labels) -> np.ndarray:
-        size = min(batch_size, len(labels))
-        size += -size % mesh.shape[parallel.PICTURES]  # so that all devices get as many
-        order = np.full(-(-len(labels) // size) * size, -1, np.int32)
-        order[: len(labels)] = np.arange(len(labels))
-        order = jnp.asarray(order.reshape(-1, size))
-        if fused:
-            sums = stack(variables, images, labels, order)
-        else:
-            sums = sum(step(variables, images, labels, index) for index in order)
-        return np.asarray(sums) / len(labels)
-
-    return score

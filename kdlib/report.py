@@ -146,5 +146,4 @@ def protocols(histories: dict[str, History]) -> str:
     device = first.protocol["device"]
     elsewhere = [f"{name} on {history.protocol['device']}" for name, history in histories.items()
                  if history.protocol["device"] != device]  # fmt: skip
-    note = f"; no training time of {', '.join(elsewhere)}" if elsewhere else ""
-    return f"{protocol(first)}{note}"
+    return protocol(first) + f"; no training time of {', '.join(elsewhere)}" * bool(elsewhere)

@@ -19,8 +19,9 @@ from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
 from kdlib.names import require
-from kdlib.program import Modules, Program, Recipe, TrainState, scorer
+from kdlib.program import Modules, Program, Recipe, TrainState
 from kdlib.progress import Progress
+from kdlib.score import scorer
 from kdlib.transfer import Supervised
 from kdlib.transfer.supervised import shows
 
@@ -165,10 +166,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
     """Train the seeds of one program from where their checkpoint stands; one state for each."""
     recipe, fused = program.recipe, program.fused
 
-    def start(generation=0):
-        states = [program.init(seed + 100_000 * generation) for seed in group]
-        stack = lambda *leaves: jnp.stack(leaves)
-        return program.place(jax.tree.map(stack, *states) if fused else states[0])
+    start = lambda generation=0: program.start([seed + 100_000 * generation for seed in group])
 
     def each() -> list[TrainState]:  # on one device, whatever trained them
         whole = parallel.together(state, program.mesh)
@@ -185,13 +183,13 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             for place, value in zip(places, values, strict=True):
                 record.curves[curve][place] = value
         first, device = metadata["epoch"], record.protocol["device"]
-        if metadata.get("device", device) != device:  # their times can't be compared
-            record.protocol["device"] = f"{metadata['device']}, then {device}"
+        each_once = f"{metadata.get('device', device)}, then {device}".split(", then ")
+        record.protocol["device"] = ", then ".join(dict.fromkeys(each_once))
         shown.advance(first * program.steps * recipe.batch_size * len(group))
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs
-            state = program.place(program.transfer.next_generation(state, start(generation)))
+            state = program.transfer.next_generation(state, start(generation))
         started = time.monotonic()
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
@@ -233,8 +231,8 @@ def _protocol(program: Program, data: Dataset) -> dict:
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     return {
         "reported": "last epoch", "views": program.transfer.views,
-        "device": history.device(program.mesh.size),
-        "fused": program.fused, "versions": history.versions(), "parameters": student.parameters,
+        "device": history.device(program.mesh.size), "fused": program.fused,
+        "versions": history.versions(), "parameters": student.parameters,
         "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],

@@ -1,6 +1,6 @@
 """Several devices: the same results, no talk between seeds, and errors that say what to do.
 
-Each test but the last runs in a process of its own, in which JAX sees one CPU as four devices.
+Those that need several run in a process of their own, in which JAX sees one CPU as four devices.
 """
 
 import functools
@@ -71,9 +71,7 @@ def same(run, other, rtol=1e-4):
 def program(devices, seeds, fused):
     mesh = parallel.mesh(devices, seeds, RECIPE.batch_size)
     made = Program(lambda _, seed: network(seed), make_tiny(), taught(), RECIPE, fused, mesh)
-    stack = lambda *leaves: jax.numpy.stack(leaves)
-    states = [made.init(seed) for seed in range(seeds)]
-    return made, made.place(jax.tree.map(stack, *states) if fused else states[0])
+    return made, made.start(range(seeds))
 
 
 @with_four_devices
@@ -131,6 +129,22 @@ def test_a_run_may_go_on_with_another_number_of_devices():
         run = fit(2, run_dir=folder)
         same(run, whole)
         assert run.history.protocol["device"].endswith("as 4 devices, then " + device(2))
+
+
+@with_four_devices
+def test_a_record_names_each_device_of_a_run_once():
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder) / "run"
+
+        def stop(record, epoch, seeds, networks):
+            raise KeyboardInterrupt
+
+        short = {"run_dir": folder, "fused": False, "recipe": replace(RECIPE, epochs=4)}
+        for devices in (4, 2, 2):  # both seeds, twice on the same
+            with pytest.raises(KeyboardInterrupt):
+                fit(devices, on_epoch=stop, **short)
+        found = fit(2, **short).history.protocol["device"]
+        assert found == f"{device(4)}, then {device(2)}"
 
 
 @pytest.mark.slow

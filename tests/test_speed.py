@@ -81,7 +81,7 @@ def test_nothing_is_read_or_sent_inside_an_epoch(fused, monkeypatch):
     recipe = kdlib.Recipe(epochs=2, batch_size=16)
     network = lambda name, seed: models.build(name or "ResNet8x0.25", 4, seed=seed)
     program = Program(network, data, taught("SoftLogits", data), recipe, fused)
-    start = lambda: jax.tree.map(lambda x: x[None] if fused else x, program.init(0))
+    start = lambda: program.start([0])
     epoch = lambda progress: lambda state: program.run_epoch(state, progress)
     silent, shown = Progress("", 1, enabled=False), Progress("", 1)
     shown.write, shown.shown = print, 0.0  # a display whose second is over
