@@ -142,8 +142,8 @@ def protocol(history: History) -> str:
 
 def protocols(histories: dict[str, History]) -> str:
     """:func:`protocol` of the first record, and which others have another device, so no time."""
-    first = next(iter(histories.values()))
-    device = first.protocol["device"]
-    elsewhere = [f"{name} on {history.protocol['device']}" for name, history in histories.items()
-                 if history.protocol["device"] != device]  # fmt: skip
-    return protocol(first) + f"; no training time of {', '.join(elsewhere)}" * bool(elsewhere)
+    first, where = next(iter(histories.values())), {}
+    for name, history in histories.items():
+        where.setdefault(history.protocol["device"], []).append(name)
+    notes = [f"{', '.join(n)} on {device}, so without a time" for device, n in [*where.items()][1:]]
+    return "; ".join([protocol(first), *notes])

@@ -98,9 +98,8 @@ def test_times_of_other_devices_are_not_compared():
     lines = str(report.results_table(records)).splitlines()[2:]
     times = [line.split("|")[6].strip() for line in lines]
     assert times == ["x 1.00", "x 2.00", ""]
-    assert report.protocols(records).endswith(
-        "2 cores; no training time of elsewhere on cpu, 1 core"
-    )
+    said = report.protocols(records | {"too": records["elsewhere"]})
+    assert said.endswith("cpu, 2 cores; elsewhere, too on cpu, 1 core, so without a time")
     figure = charts.cost(records)
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert sorted(shown) == ["plain", "slow"]
