@@ -22,7 +22,7 @@ test-unit: $(VENV)/.ready
 
 # Checked cells (# NBVAL_CHECK_OUTPUT) must print what is committed; all others must run.
 NBVAL = KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg $(PYTEST) -p no:python \
-	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	    -p tests.nbval_kernels --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 test-notebooks: $(VENV)/.ready
