@@ -52,11 +52,13 @@ class Setup(NamedTuple):
         return self.network(name, self.seed + 1000 * number)
 
 
+_forward = jax.jit(lambda graph, state, images: nnx.merge(graph, state)(images), static_argnums=0)
+
+
 def shows(network: nnx.Module, image_shape: tuple[int, int, int]) -> Outputs:
-    """Shapes of what a network shows for two pictures."""
-    graph, state = nnx.split(network)
+    """Shapes of what a network shows for two pictures; a network's like is traced once."""
     pictures = jax.ShapeDtypeStruct((2, *image_shape), jnp.uint8)
-    return jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, pictures)
+    return _forward.eval_shape(*nnx.split(network), pictures)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
