@@ -8,6 +8,7 @@ import numpy as np
 
 from kdlib import metrics, plots
 from kdlib.history import History
+from kdlib.names import require
 
 
 def panels(histories: dict[str, History], teacher: float | None = None, columns: int = 7):
@@ -31,7 +32,7 @@ def panels(histories: dict[str, History], teacher: float | None = None, columns:
         axis.set_title(name.replace("(", "\n("), fontsize=8)
         axis.tick_params(labelsize=7)
         axis.locator_params("x", nbins=4, integer=True)
-    figure.supxlabel(f"epoch (grey: {first}; dashed: the teacher)", fontsize=9)
+    figure.supxlabel(f"epoch (grey: {first}; dashed: the teacher; bands: seeds)", fontsize=9)
     figure.supylabel("test accuracy (%)", fontsize=9)
     return figure
 
@@ -50,10 +51,12 @@ VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.CO
 def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -100):
     """Paired gains over the first of ``histories``, in per cent of its distance to the teacher.
 
-    Blue is better, grey inconclusive, orange worse; means below ``lowest`` are written at the edge.
+    Blue is better, grey inconclusive, orange worse; means below ``lowest`` are written at the edge,
+    and a triangle there says that seeds or intervals reach beyond.
     """
     (first, base), *others = histories.items()
     gap = teacher - base.last().mean()
+    require(gap > 0, f"the teacher is not above {first}: there is no gap to close")
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + min(0.45 * len(others), 6)))
     gains = {name: (history.last() - base.last()) / gap for name, history in others}
     verdicts = [metrics.compare(values, 0 * values)[1] for values in gains.values()]
@@ -61,8 +64,13 @@ def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -1
     _mark(axis, 0, first)
     _mark(axis, 100, "teacher", "left")
     limits = np.clip(axis.get_xlim(), (lowest, 130), (-25, np.inf))
-    axis.set(xlim=limits, xlabel="gap to the teacher closed (%)")
+    axis.set(xlim=limits, xlabel="gap to the teacher closed (%); triangles: more lies beyond")
     for place, values in enumerate(gains.values()):
+        (mean, half), edge = metrics.interval(values), {"color": VERDICTS[verdicts[place]], "ms": 6}
+        if 100 * np.nanmin([mean - half, values.min()]) < limits[0] and 100 * mean >= lowest:
+            axis.plot(limits[0], place, marker="<", clip_on=False, **edge)
+        if 100 * np.nanmax([mean + half, values.max()]) > limits[1]:
+            axis.plot(limits[1], place, marker=">", clip_on=False, **edge)
         if 100 * values.mean() < lowest:
             text = f"\N{LEFTWARDS ARROW} {100 * values.mean():.0f} %".replace("-", "\N{MINUS SIGN}")
             axis.text(lowest + 3, place, text, va="center", fontsize=8, bbox=WHITE,

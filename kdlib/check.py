@@ -101,7 +101,8 @@ EXTREMES: dict[str, Callable[[], tuple[Outputs, Outputs]]] = {
 
 
 def _same(a, b, message):
-    assert np.allclose(a, b, rtol=2e-4, atol=1e-6), f"{message}: {a} and {b}"
+    text = " and ".join(np.array2string(np.asarray(x), precision=4) for x in (a, b))
+    assert np.allclose(a, b, rtol=2e-4, atol=1e-6), f"{message}: {text}"
 
 
 def _zero_at_a_match(make):

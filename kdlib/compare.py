@@ -77,19 +77,22 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=
 
 def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record,
                on_epoch=None, devices=None):  # fmt: skip
-    """Train one method, or take its record where the same run has left one.
+    """Train one method, or take its record where the same run has left one, and say so.
 
     ``record`` is the record's file, or None to train in any case; ``on_epoch`` and ``devices`` as
-    in ``fit``.
+    in ``fit``. The same run had the same settings, pictures, teacher and, for the fidelity in its
+    record, the same ``teacher`` to be compared with.
 
     Returns:
         The record, with the quality of its networks on the test set, and the run if there was one.
     """
     who, seeds = transfer.make(method, teacher), chosen.seeds
+    now = configuration(chosen.student, data, who, chosen.recipe, seeds)
+    judge = checkpoint.digest(teacher)
     if record and record.exists():
         history = History.load(record)
-        now = configuration(chosen.student, data, who, chosen.recipe, seeds)
-        if history.config.items() <= now.items():  # older records name less
+        if history.config == now and history.protocol.get("judge") == judge:
+            print(f"{method}: recorded in {record}")
             return history, None
     folder = out / report.record_file(method).removesuffix(".json")
     run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method,
@@ -98,6 +101,7 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
     shown = predict(teacher, images, maps=False)
     each = [metrics.quality(predict(n, images, maps=False), shown, labels) for n in run.students]
     run.history.final = {name: [values[name] for values in each] for name in each[0]}
+    run.history.protocol["judge"] = judge
     if record:
         run.history.save(record)
     return run.history, run
@@ -179,6 +183,8 @@ def choose(options) -> Preset:
     recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
     data = options.dataset or chosen.data
     kept = data.lower() == chosen.data and not options.train_teacher and chosen.pretrained
+    require(not (kept and options.teacher_epochs), "--teacher_epochs needs --train_teacher DIR: "
+            f"the preset {chosen.name} has a teacher, {kept}")  # fmt: skip
     return replace(
         chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
         seeds=options.seeds or chosen.seeds, data=data, pretrained=kept or None)  # fmt: skip

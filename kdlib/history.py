@@ -1,5 +1,6 @@
 """What a run leaves behind: its settings, its protocol, and every metric of every epoch."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -73,7 +74,11 @@ class History:
 
     @classmethod
     def load(cls, path) -> "History":
-        return cls(**json.loads(pathlib.Path(path).read_text()))
+        """Raises ValueError for a file that holds no record."""
+        try:
+            return cls(**json.loads(pathlib.Path(path).read_text()))
+        except (ValueError, TypeError) as reason:
+            raise ValueError(f"{path} is no record ({reason}): delete it, run it anew") from None
 
 
 def device(count: int = 1) -> str:
@@ -83,6 +88,13 @@ def device(count: int = 1) -> str:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return f"cpu, {cores} core{'s' * (cores > 1)}" + f" as {count} devices" * (count > 1)
     return f"{count} x " * (count > 1) + first.device_kind
+
+
+def code() -> str:
+    """What computes, for records: ``"kdlib 1a2b3c4d, jax 0.10.2"``, a digest of the sources."""
+    files = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return f"kdlib {digest[:8]}, jax {jax.__version__}"
 
 
 def versions() -> dict[str, str]:

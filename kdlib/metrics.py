@@ -35,15 +35,15 @@ def interval(values) -> Interval:
 def compare(values, baseline) -> tuple[Interval, str]:
     """Paired difference to a baseline, and a verdict.
 
-    The seeds must be the same in both: they share initial weights and data order, so the
-    difference varies less than either.
+    The seeds must be the same in both: they share initial weights and data order. Where that
+    makes their accuracies rise and fall together, the difference varies less than either.
 
     Args:
         values, baseline: one accuracy per seed, ``[seeds]``.
 
     Returns:
         The interval of the difference, and ``"better"`` or ``"worse"`` where it excludes zero,
-        ``"inconclusive"`` where it doesn't or there is one seed.
+        ``"inconclusive"`` where it doesn't, has no width, or there is one seed.
 
     Raises:
         ValueError: the two have different numbers of seeds.
@@ -52,7 +52,7 @@ def compare(values, baseline) -> tuple[Interval, str]:
     numbers = f"{len(values)} seeds against {len(baseline)}"
     require(values.shape == baseline.shape, f"{numbers}: compare the same seeds")
     difference = interval(values - baseline)
-    if np.isnan(difference.half) or abs(difference.mean) <= difference.half:
+    if not abs(difference.mean) > difference.half > 0:  # nan is neither
         return difference, "inconclusive"
     return difference, "better" if difference.mean > 0 else "worse"
 

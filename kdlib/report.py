@@ -61,6 +61,17 @@ class Table(str):
         return str(self)
 
 
+def comparable(histories: dict[str, History], baseline: str) -> None:
+    """Raises ValueError for a record that stopped early, or is of another kind than the
+    baseline's: of other seeds, data or student."""
+    kind = lambda record: [record.seeds, *map(record.config.get, ("data", "student"))]
+    for name, history in histories.items():
+        done, asked = history.epochs, history.protocol.get("epochs", history.epochs)
+        require(done == asked, f"{name} has {done} of {asked} epochs: run it to its end first")
+        ours, theirs = kind(history), kind(histories[baseline])
+        require(ours == theirs, f"{name} is {ours}, {baseline} {theirs}: make a table of each")
+
+
 def results_table(
     histories: dict[str, History], *, teacher: float | None = None, baseline: str | None = None
 ) -> Table:
@@ -75,8 +86,12 @@ def results_table(
         Markdown whose columns line up in plain text too. Accuracies are last-epoch, in per cent,
         with Student-t 95 % intervals over seeds; differences are paired by seed. The time of a
         method that was trained on another device than the baseline is left out.
+
+    Raises:
+        ValueError: seeds, data or students differ, or a run has not ended.
     """
     baseline = baseline or next(iter(histories))
+    comparable(histories, baseline)
     base = histories[baseline]
     low = base.last().mean()
     rows = [["method", "test accuracy (%)", "difference", "verdict", "gap closed", "training time",
@@ -114,6 +129,7 @@ def quality_table(histories: dict[str, History]) -> Table:
     """
     rows = [["method", "ECE (%)", "NLL", "Brier", "agreement (%)", "KL to teacher", "CKA"]]
     for name, history in histories.items():
+        require(history.final, f"{name} has no quality in its record: kdlib.compare measures it")
         values = [unit * np.mean(history.final[key]) for key, unit in QUALITY.items()]
         rows.append([name, *(f"{value:.{1 if abs(value) > 9 else 2}f}" for value in values)])
     return markdown(rows)

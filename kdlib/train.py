@@ -182,9 +182,11 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             record.curves.setdefault(curve, [[] for _ in record.seeds])
             for place, value in zip(places, values, strict=True):
                 record.curves[curve][place] = value
-        first, device = metadata["epoch"], record.protocol["device"]
-        each_once = f"{metadata.get('device', device)}, then {device}".split(", then ")
-        record.protocol["device"] = ", then ".join(dict.fromkeys(each_once))
+        first = metadata["epoch"]
+        for fact in ("device", "code"):  # each once, where a run went on with another
+            now = record.protocol[fact]
+            each_once = f"{metadata.get(fact, now)}, then {now}".split(", then ")
+            record.protocol[fact] = ", then ".join(dict.fromkeys(each_once))
         shown.advance(first * program.steps * recipe.batch_size * len(group))
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
@@ -203,8 +205,8 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             record.append(seed, values | {"seconds": seconds})
         if file:
             curves = {k: [curves[i] for i in places] for k, curves in record.curves.items()}
-            facts = {"epoch": epoch + 1, "curves": curves, "device": record.protocol["device"]}
-            checkpoint.save_tree(file, state, facts)
+            facts = {k: record.protocol[k] for k in ("device", "code")}
+            checkpoint.save_tree(file, state, facts | {"epoch": epoch + 1, "curves": curves})
             record.save(run_dir / "history.json")
         shown.epoch(record, epoch + 1, program.epochs, group)
         if on_epoch:
@@ -232,7 +234,7 @@ def _protocol(program: Program, data: Dataset) -> dict:
     return {
         "reported": "last epoch", "views": program.transfer.views,
         "device": history.device(program.mesh.size), "fused": program.fused,
-        "versions": history.versions(), "parameters": student.parameters,
+        "versions": history.versions(), "code": history.code(), "parameters": student.parameters,
         "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],

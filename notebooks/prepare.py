@@ -2,7 +2,7 @@
 
     python notebooks/prepare.py            # all of them, in place
 
-What stays is how long a run took, which README shows.
+What stays is how long a run took, which README shows and the first cell says.
 
 The set-up cell clones the address that pyproject.toml gives as [project.urls] Repository. While
 there is none, it unpacks an uploaded archive instead.
@@ -13,6 +13,7 @@ import datetime
 import io
 import json
 import pathlib
+import re
 import tomllib
 
 from PIL import Image
@@ -70,6 +71,13 @@ def seconds(cells: list[dict]) -> int | None:
     return round(sum((at(t, "idle") - at(t, "busy")).total_seconds() for t in ended)) or None
 
 
+def duration(took: int) -> str:
+    """Seconds as the first cell says them."""
+    minutes = round(took / 60)
+    about = f"about {minutes} minutes" if minutes > 1 else "a minute or less"
+    return f"{about} on one CPU core, with another job beside it"
+
+
 def prepare(notebook: dict) -> dict:
     """A notebook with the current set-up cell, small charts, and only the metadata others need."""
     took = seconds(notebook["cells"]) or notebook["metadata"].get("kdlib", {}).get("seconds")
@@ -77,6 +85,8 @@ def prepare(notebook: dict) -> dict:
         source = "".join(cell["source"])
         if source.startswith(MARK):
             source = setup_cell()
+        if place == 0 and took:
+            source = re.sub(r"(?<=\*\*Time\*\* )[^.]*", duration(took), source)
         cell["source"] = source.splitlines(keepends=True)
         cell["id"] = f"cell-{place:02d}"
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}

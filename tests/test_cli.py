@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import evaluate
 import kdlib
 import train
 import train_w_kd
-from kdlib import checkpoint, cli, compare, report
+from kdlib import checkpoint, cli, compare, models, report
 from kdlib.history import History
+from kdlib.presets import preset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TINY = "--batch_size 16 --train_epoch 2 --val_batch_size 16"
@@ -216,6 +218,32 @@ def test_naming_the_preset_s_own_data_keeps_its_teacher():
     assert own and choose("--preset workshop --dataset SHAPES").pretrained == own
     assert choose("--preset workshop --dataset cifar10").pretrained is None
     assert choose("--preset workshop --train_teacher runs/teacher").pretrained is None
+    with pytest.raises(ValueError, match="--teacher_epochs needs --train_teacher DIR"):
+        choose("--preset workshop --teacher_epochs 5")
+
+
+def test_a_record_is_taken_with_the_teacher_it_was_judged_by(tmp_path, capsys, monkeypatch):
+    """Plain training has no teacher, but its record says how far it agrees with one."""
+    chosen = replace(preset("smoke"), seeds=1)
+    data, record = compare.load_data(chosen), tmp_path / "plain.json"
+    teachers = [models.build("ResNet8x0.25", data.num_classes, seed=seed) for seed in (0, 1)]
+    run = lambda teacher: compare.run_method("plain", chosen, data, teacher, tmp_path, record)
+    run(teachers[0])
+    assert "recorded in" not in capsys.readouterr().out
+    assert run(teachers[0])[1] is None
+    assert f"plain: recorded in {record}" in capsys.readouterr().out
+
+    def trained(*args, **kwargs):
+        raise KeyError("trained anew")
+
+    monkeypatch.setattr(compare, "fit", trained)
+    with pytest.raises(KeyError, match="trained anew"):
+        run(teachers[1])
+    older = History.load(record)
+    del older.config["teacher"]  # one that doesn't say who taught
+    older.save(record)
+    with pytest.raises(KeyError, match="trained anew"):
+        run(teachers[0])
 
 
 def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):

@@ -51,6 +51,8 @@ def test_verdicts_are_paired(values, verdict):
 
 def test_one_seed_is_never_a_verdict_and_unequal_seeds_are_refused():
     assert metrics.compare([0.9], [0.1])[1] == "inconclusive"
+    assert metrics.compare([0.75, 0.5], [0.5, 0.25])[1] == "inconclusive"  # an interval of no width
+    assert metrics.compare([np.nan, 0.5], [0.5, 0.25])[1] == "inconclusive"
     with pytest.raises(ValueError, match="same seeds"):
         metrics.compare([0.9, 0.8], [0.1])
 
@@ -90,6 +92,37 @@ def test_the_table_says_what_the_records_say():
     assert accuracy == "71.0 ± 27.3" and difference == "+21.0 ± 2.5" and best.startswith("74.0")
     assert len({len(line) for line in table.splitlines()}) == 1
     assert table._repr_markdown_() == table
+
+
+def test_what_cannot_be_compared_is_refused():
+    records = lambda **changes: {"plain": history([[0.5, 0.4]]), "other": other(**changes)}
+
+    def other(seeds=None, config=(), epochs=2):
+        found = history([[0.6, 0.5]])
+        found.seeds, found.protocol["epochs"] = seeds or found.seeds, epochs
+        found.config |= dict(config)
+        return found
+
+    assert "other" in report.results_table(records())
+    for changes in ({"seeds": [7]}, {"config": {"student": "ResNet14"}}, {"config": {"data": {}}}):
+        with pytest.raises(ValueError, match=r"other is .*, plain .*: make a table of each"):
+            report.results_table(records(**changes))
+    with pytest.raises(ValueError, match="other has 2 of 80 epochs"):
+        report.results_table(records(epochs=80))
+    with pytest.raises(ValueError, match="plain has no quality in its record"):
+        report.quality_table(records())
+
+
+def test_a_gap_has_a_teacher_above():
+    with pytest.raises(ValueError, match="no gap to close"):
+        charts.gap_closed({"plain": history([[0.8]]), "taught": history([[0.9]])}, teacher=0.7)
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path):
+    for text in ("", '{"config": {', "[1]", '{"config": {}}', '{"colour": "blue"}'):
+        (tmp_path / "cut.json").write_text(text)
+        with pytest.raises(ValueError, match=r"cut.json is no record \(.*\): delete it"):
+            History.load(tmp_path / "cut.json")
 
 
 def test_times_of_other_devices_are_not_compared():

@@ -256,7 +256,10 @@ def test_resuming_gives_bit_for_bit_what_an_uninterrupted_run_gives(tiny, teache
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(checkpoint, "save_tree", killed_after(2))
         quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "cut")
-    resumed = quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "cut")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kdlib.history, "code", lambda: "kdlib 12345678, jax 9")
+        resumed = quick_fit(tiny, transfer, recipe, seeds=2, run_dir=tmp_path / "cut")
+    assert resumed.history.protocol["code"] == f"{kdlib.history.code()}, then kdlib 12345678, jax 9"
     for one, other in zip(whole.students, resumed.students, strict=True):
         assert leaves_equal(variables(one), variables(other))
     for name in set(whole.history.curves) - {"seconds"}:
