@@ -64,13 +64,15 @@ def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -1
     _mark(axis, 0, first)
     _mark(axis, 100, "teacher", "left")
     limits = np.clip(axis.get_xlim(), (lowest, 130), (-25, np.inf))
-    axis.set(xlim=limits, xlabel="gap to the teacher closed (%); triangles: more lies beyond")
+    axis.set(xlim=limits, xlabel="gap to the teacher closed (%)")
     for place, values in enumerate(gains.values()):
         (mean, half), edge = metrics.interval(values), {"color": VERDICTS[verdicts[place]], "ms": 6}
-        if 100 * np.nanmin([mean - half, values.min()]) < limits[0] and 100 * mean >= lowest:
-            axis.plot(limits[0], place, marker="<", clip_on=False, **edge)
-        if 100 * np.nanmax([mean + half, values.max()]) > limits[1]:
-            axis.plot(limits[1], place, marker=">", clip_on=False, **edge)
+        low = 100 * np.nanmin([mean - half, values.min()]) < limits[0] and 100 * mean >= lowest
+        high = 100 * np.nanmax([mean + half, values.max()]) > limits[1]
+        for end, marker, beyond in ((limits[0], "<", low), (limits[1], ">", high)):
+            if beyond:
+                axis.plot(end, place, marker=marker, clip_on=False, **edge)
+                axis.set_xlabel("gap to the teacher closed (%); triangles: more lies beyond")
         if 100 * values.mean() < lowest:
             text = f"\N{LEFTWARDS ARROW} {100 * values.mean():.0f} %".replace("-", "\N{MINUS SIGN}")
             axis.text(lowest + 3, place, text, va="center", fontsize=8, bbox=WHITE,
