@@ -87,6 +87,11 @@ def listed(words) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def quoted(names) -> str:
+    """``"`a`, `b` and `c`"``."""
+    return listed([f"`{name}`" for name in names])
+
+
 def against(records, rival: str, names) -> str:
     """Each method's paired difference to another, with its verdict, in one row of words."""
     found = []
@@ -144,14 +149,13 @@ def methods() -> str:
         require(not beat, f"{beat} beat plain: rewrite this")
         require(not judged(others, "better", "Longer"), "a method beats Longer: rewrite this")
     require(not kept(records, "SoftLogits"), "a gain over soft logits remains: rewrite this")
-    quote = lambda names: listed([f"`{name}`" for name in names])
     scores = lambda names: ", ".join(f"`{name}` {accuracy(records, name)}" for name in names)
     times = alone.histories["Longer"].seconds() / alone.histories["plain"].seconds()
     return f"""![Test accuracy of every distiller on the embedded set, one dot per seed](figures/offline/comparison.png)
 
 *{protocol(records)}.* Three things to read from them:
 
-- Plain training reaches {accuracy(records, "plain")} %, and {accuracy(records, "Longer")} % with twice the epochs. {WORDS[len(better)].capitalize()} distillers beat it by more than chance at one forward pass of the teacher per picture ({scores(better)}); {quote([name for name in better if name in longer])} also beat twice the epochs. Against `SoftLogits` ({accuracy(records, "SoftLogits")}) only {quote(ahead)} are ahead by more than chance. Each of these intervals stands for itself. Corrected for the {len(records.histories) - 1} comparisons of a column (Holm, notebook [06](notebooks/06_method_zoo.ipynb)), the gain of {quote(kept(records))} over plain training remains, that of {quote(kept(records, "Longer"))} over twice the epochs, and none over `SoftLogits`.
+- Plain training reaches {accuracy(records, "plain")} %, and {accuracy(records, "Longer")} % with twice the epochs. {WORDS[len(better)].capitalize()} distillers beat it by more than chance at one forward pass of the teacher per picture ({scores(better)}); {quoted([name for name in better if name in longer])} also beat twice the epochs. Against `SoftLogits` ({accuracy(records, "SoftLogits")}) only {quoted(ahead)} are ahead by more than chance. Each of these intervals stands for itself. Corrected for the {len(records.histories) - 1} comparisons of a column (Holm, notebook [06](notebooks/06_method_zoo.ipynb)), the gain of {quoted(kept(records))} over plain training remains, that of {quoted(kept(records, "Longer"))} over twice the epochs, and none over `SoftLogits`.
 - Published settings do not travel by themselves: {scores(lower)} are far below plain training at this length, learning rate and batch. For `RKD` (and `SP`, `DIST`) notebook [06](notebooks/06_method_zoo.ipynb) shows that the weight was too large, one seed each; `CC` stays down with a smaller one, and the others were not examined.
 - Nothing that online and self-distillation methods distil beats plain training by more than chance here, and none of them is ahead of twice the epochs, which take {times:.2f} times as long. What does is deep supervision, `BYOT` without its distillation (`alpha=0, beta=0`): a gain of {verdict(alone, deep, "better")}.
 
@@ -215,12 +219,11 @@ def winners_say() -> str:
     require(ahead == [best, second], f"{ahead} beat Longer: rewrite this")
     verdict(records, best, "inconclusive", second)
     base, low = (records.histories[name].last().mean() for name in (best, "plain"))
-    quote = lambda names: listed([f"`{name}`" for name in names])
     return (
         f"{WORDS[len(names)].capitalize()} of the distillers that beat plain training on the embedded set have "
         "been measured on these pictures too, with their published weights. Against `SoftLogits`: "
         f"{against(records, 'SoftLogits', names)}. Against `Longer`: {against(records, 'Longer', names)}. "
-        f"Of the {WORDS[len(winners)]} among them that also beat twice the epochs there ({quote(winners)}), only "
+        f"Of the {WORDS[len(winners)]} among them that also beat twice the epochs there ({quoted(winners)}), only "
         f"`{second}` does here ({accuracy(records, second)} %), and beside it `{best}` ({accuracy(records, best)} %), "
         f"which closes {100 * (base - low) / (records.teacher - low):.0f} % of the gap to the teacher. Three seeds "
         "don't tell which of the two is better."

@@ -75,8 +75,7 @@ class SweptSoftLogits(SoftLogits):
 def sweep(
     student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *,
     temperatures: Sequence[float], alphas: Sequence[float], seeds: int = 1,
-    fused: bool | None = None, progress: bool = True,
-) -> np.ndarray:  # fmt: skip
+    fused: bool | None = None, progress: bool = True) -> np.ndarray:  # fmt: skip
     """Train with every pair of temperature and share; one compiled program serves them all.
 
     On a GPU all runs are one vmapped program; on a CPU they follow one another. Where the data has

@@ -87,10 +87,10 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
         The record, with the quality of its networks on the test set, and the run if there was one.
     """
     who, seeds = transfer.make(method, teacher), chosen.seeds
-    now = configuration(chosen.student, data, who, chosen.recipe, seeds)
     judge = checkpoint.digest(teacher)
     if record and record.exists():
         history = History.load(record)
+        now = configuration(chosen.student, data, who, chosen.recipe, seeds)
         if history.config == now and history.protocol.get("judge") == judge:
             print(f"{method}: recorded in {record}")
             return history, None
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
     add("--train_teacher", type=pathlib.Path, metavar="DIR", help="train it there, all seeds")
-    add("--teacher_epochs", type=cli.positive, help="epochs of that teacher")
+    add("--teacher_epochs", type=cli.positive, help="train a teacher, for so many epochs")
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
     add("--devices", type=cli.positive, help="how many share the work, as in train.py")
@@ -157,8 +157,7 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
         histories[method], run = run_method(
-            method, chosen, data, teacher, out, record, on_epoch, options.devices
-        )
+            method, chosen, data, teacher, out, record, on_epoch, options.devices)  # fmt: skip
         runs |= {method: run} if demo else {}
     records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
     records.save(figures)
@@ -179,15 +178,13 @@ def choose(options) -> Preset:
     """The preset, with what the flags change of it."""
     chosen = preset(options.preset)
     epochs, above = options.epochs or chosen.recipe.epochs, chosen.teacher_recipe
-    above = replace(above, epochs=options.teacher_epochs or above.epochs)
+    above = replace(above, epochs=options.teacher_epochs or above.epochs, bfloat16=options.bf16)
     recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
     data = options.dataset or chosen.data
-    kept = data.lower() == chosen.data and not options.train_teacher and chosen.pretrained
-    require(not (kept and options.teacher_epochs), "--teacher_epochs needs --train_teacher DIR: "
-            f"the preset {chosen.name} has a teacher, {kept}")  # fmt: skip
-    return replace(
-        chosen, recipe=recipe, teacher_recipe=replace(above, bfloat16=options.bf16),
-        seeds=options.seeds or chosen.seeds, data=data, pretrained=kept or None)  # fmt: skip
+    kept = data.lower() == chosen.data and not (options.train_teacher or options.teacher_epochs)
+    return replace(chosen, recipe=recipe, teacher_recipe=above, data=data,
+                   seeds=options.seeds or chosen.seeds,
+                   pretrained=chosen.pretrained if kept else None)  # fmt: skip
 
 
 def main(arguments=None) -> None:

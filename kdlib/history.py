@@ -93,7 +93,7 @@ def device(count: int = 1) -> str:
 def code() -> str:
     """What computes, for records: ``"kdlib 1a2b3c4d, jax 0.10.2"``, a digest of the sources."""
     files = sorted(pathlib.Path(__file__).parent.rglob("*.py"))
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    digest = hashlib.sha256(b"".join(map(pathlib.Path.read_bytes, files))).hexdigest()
     return f"kdlib {digest[:8]}, jax {jax.__version__}"
 
 

@@ -49,8 +49,7 @@ def compare(values, baseline) -> tuple[Interval, str]:
         ValueError: the two have different numbers of seeds.
     """
     values, baseline = np.asarray(values, float), np.asarray(baseline, float)
-    numbers = f"{len(values)} seeds against {len(baseline)}"
-    require(values.shape == baseline.shape, f"{numbers}: compare the same seeds")
+    require(len(values) == len(baseline), f"{len(values)} and {len(baseline)}: take the same seeds")
     difference = interval(values - baseline)
     if not abs(difference.mean) > difference.half > 0:  # nan is neither
         return difference, "inconclusive"

@@ -27,8 +27,7 @@ def use_style() -> None:
         "legend.fontsize": 9, "figure.constrained_layout.use": True, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True,
         "image.interpolation": "nearest", "lines.markersize": 4, "legend.frameon": False,
-        "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS),
-    })  # fmt: skip
+        "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS)})  # fmt: skip
 
 
 def _figure(rows=1, columns=1, size=None, **kwargs):
@@ -66,8 +65,7 @@ def draw_rows(axis, values: dict[str, np.ndarray], scale=100, colours=None):
         mean, half = metrics.interval(each)
         axis.plot(scale * each, [place] * len(each), ls="", marker="o", color=colour, alpha=0.45)
         reach = None if np.isnan(half) else scale * half
-        axis.errorbar(scale * mean, place, xerr=reach, marker="|", ms=14, capsize=4, color=colour,
-                      lw=1.5)  # fmt: skip
+        axis.errorbar(scale * mean, place, xerr=reach, marker="|", ms=14, capsize=4, color=colour)
     axis.set_yticks(range(len(values)), list(values))
     axis.set_ylim(len(values) - 0.5, -0.5)
 

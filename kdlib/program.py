@@ -225,8 +225,7 @@ class Program:
         values = {"loss": shown.total, **shown.parts}
         sums = {name: sums[name] + count * value for name, value in values.items()} | {
             "accuracy": sums["accuracy"] + (shown.logits.argmax(-1) == batch.labels).sum(),
-            "count": sums["count"] + count,
-        }
+            "count": sums["count"] + count}  # fmt: skip
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
 
     def _zeros(self, state: TrainState, *shared) -> dict:

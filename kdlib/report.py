@@ -152,8 +152,7 @@ def protocol(history: History) -> str:
         f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
         f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; "
         f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}; {seeds}; "
-        f"{facts['reported']} reported; {facts['device']}"
-    )
+        f"{facts['reported']} reported; {facts['device']}")  # fmt: skip
 
 
 def protocols(histories: dict[str, History]) -> str:

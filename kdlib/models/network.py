@@ -73,8 +73,7 @@ class Make(NamedTuple):
         return nnx.Conv(
             c_in, c_out, (size, size), strides=stride, padding=((near, size // 2),) * 2,
             use_bias=False, feature_group_count=groups, dtype=self.dtype,
-            kernel_init=lecun_normal, conv_general_dilated=convolve, rngs=self.rngs,
-        )  # fmt: skip
+            kernel_init=lecun_normal, conv_general_dilated=convolve, rngs=self.rngs)  # fmt: skip
 
     def norm(self, channels, ends_block=False):
         """Batch norm; with ``zero_init`` one that ends a residual block starts with scale 0."""
