@@ -23,6 +23,7 @@ import kdlib
 from kdlib import files, history, models, parallel, plots
 from kdlib.program import Program
 from kdlib.progress import Progress
+from kdlib.train import networks
 
 FIGURES = pathlib.Path(__file__).parents[1] / "figures" / "cost"
 BASE = {"depth": 20, "width": 1, "batch": 64, "pictures": 1024, "seeds": 1, "devices": 1}
@@ -51,7 +52,7 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
     recipe = kdlib.Recipe(batch_size=batch, bfloat16=fused)
     mesh = parallel.mesh(devices, seeds if fused else 1, batch)
     program = Program(
-        lambda _, seed: models.build(name, 10, seed=seed), noise(pictures), kdlib.Supervised(),
+        networks(name, noise(pictures), recipe), noise(pictures), kdlib.Supervised(),
         recipe, fused, mesh,
     )  # fmt: skip
     together = [range(seeds)] if fused else [[seed] for seed in range(seeds)]

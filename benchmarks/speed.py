@@ -22,18 +22,18 @@ import torch
 
 import kdlib
 from benchmarks import peer
-from kdlib import files, history, models
+from kdlib import files, history
 from kdlib.program import Program
 from kdlib.progress import Progress
+from kdlib.train import networks
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 WORKS = {"teacher": (56, None), "plain": (32, None), "soft logits": (32, 56), "attention": (32, 56)}
 LESSONS = {"soft logits": kdlib.SoftLogits(), "attention": kdlib.AttentionTransfer()}
 
 
-def network(depth: int, data, seed=0):
-    name = f"ResNet{depth}"
-    return models.build(name, data.num_classes, mean=data.mean, std=data.std, seed=seed)
+def network(depth: int, data, recipe, seed=0):
+    return networks(f"ResNet{depth}", data, recipe)(None, seed)
 
 
 class Ours:
@@ -43,10 +43,10 @@ class Ours:
         depth, above = WORKS[work]
         teach = kdlib.Supervised()
         if above:
-            teach = kdlib.Offline(network(above, data, seed=1), LESSONS[work])
+            teach = kdlib.Offline(network(above, data, recipe, seed=1), LESSONS[work])
         self.fused = jax.default_backend() != "cpu"
         self.program = Program(
-            lambda _, seed: network(depth, data, seed), data, teach, recipe, self.fused
+            networks(f"ResNet{depth}", data, recipe), data, teach, recipe, self.fused
         )
         self.state = self.program.start([0])
 
@@ -68,7 +68,8 @@ class Theirs:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         depth, above = WORKS[work]
         make = lambda depth, seed: peer.load_kdlib(
-            peer.ResNet(depth, data.num_classes, data.mean, data.std), network(depth, data, seed)
+            peer.ResNet(depth, data.num_classes, data.mean, data.std),
+            network(depth, data, recipe, seed),
         ).to(device, memory_format=torch.channels_last)
         images, labels = data.train.images, data.train.labels
         batches = batches(images, labels, recipe.batch_size, device, recipe.pad, recipe.flip)
