@@ -18,7 +18,7 @@ class Writer:
             if seed not in self.writers:  # a resumed run shows none of its epochs twice
                 self.writers[seed] = SummaryWriter(f"{self.folder}/seed-{seed}", purge_step=epoch)
             for name, curves in history.curves.items():
-                if history.points(name, seed)[-1] == epoch:  # else it wasn't tested in this one
+                if epoch in history.points(name, seed)[-1:]:  # else it wasn't tested in this one
                     value = curves[history.seeds.index(seed)][-1]
                     self.writers[seed].add_scalar(name.replace("_", "/", 1), value, epoch)
             self.writers[seed].flush()

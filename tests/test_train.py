@@ -17,7 +17,7 @@ from conftest import CLASSES, leaves_equal
 from flax import nnx
 
 import kdlib
-from kdlib import checkpoint, models
+from kdlib import checkpoint, models, tensorboard
 from kdlib.data import Split
 from kdlib.distillers import make
 from kdlib.program import Program, Recipe
@@ -407,6 +407,15 @@ def test_live_progress_shows_loss_accuracy_pace_and_time_left(tiny, monkeypatch)
         "left",
     ):
         assert part in shown[-1]
+
+
+def test_events_of_several_seeds_wait_for_the_epochs_that_are_tested(tiny, tmp_path):
+    recipe = replace(QUICK, epochs=3, test_every=2)
+    log = tensorboard.Writer(tmp_path)
+    run = quick_fit(tiny, recipe=recipe, seeds=2, run_dir=tmp_path, on_epoch=log, fused=False)
+    for seed in (0, 1):
+        assert list((tmp_path / "events" / f"seed-{seed}").glob("events.out.tfevents.*"))
+        assert list(run.history.points("test_accuracy", seed)) == [2, 3]
 
 
 def test_a_log_gets_one_line_per_epoch(tiny, capsys):
