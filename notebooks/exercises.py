@@ -22,13 +22,20 @@ def _maps(seed, channels=3):
 
 
 def _agree(found, expected, hint: str, rtol: float = 1e-3) -> None:
-    found = np.asarray(found)
+    found = _numbers(found, None)
     assert found.shape == np.shape(expected), (
         f"the result has shape {found.shape}, expected {np.shape(expected)}"
     )
     assert np.allclose(found, expected, rtol=rtol, atol=1e-5), (
         f"got {np.ravel(found)[:3]}, expected {np.ravel(expected)[:3]}. {hint}"
     )
+
+
+def _numbers(found, kind=float) -> np.ndarray:
+    """What an answer returned; NumPy alone would make nan of a ``None`` among numbers."""
+    missing = [value for value in np.ravel(np.asarray(found, object)) if value is None]
+    assert not missing, "it returns nothing: is there a return?"
+    return np.asarray(found, kind)
 
 
 def _temperature_entropy(entropy: Callable) -> None:
@@ -117,7 +124,7 @@ def _ensemble(accuracy: Callable) -> None:
 
 def _partners(partners: Callable) -> None:
     labels = np.array([0, 1, 0, 2, 1, 0, 1, 0])  # picture 3 is alone in its class
-    drawn = [np.asarray(partners(labels, np.random.default_rng(seed))) for seed in range(20)]
+    drawn = [_numbers(partners(labels, np.random.default_rng(seed)), None) for seed in range(20)]
     assert all(found.shape == labels.shape for found in drawn), "return one position per picture"
     for found in drawn:
         assert (labels[found] == labels).all(), "a partner is of another class"
@@ -147,7 +154,7 @@ def _best_temperature(best: Callable) -> None:
 
 
 def _same_pull(weight: Callable) -> None:
-    found = np.asarray([weight(1000, 32, 64), weight(90, 8, 4)], float)
+    found = _numbers([weight(1000, 32, 64), weight(90, 8, 4)])
     _agree(found, [4000, 22.5], "What counts is the weight over the number of positions.")
 
 
@@ -180,32 +187,32 @@ def _correlation(loss: Callable) -> None:
 
 
 def _matched_weight(weight: Callable) -> None:
-    found = np.asarray([weight(0.5, 20.0, 0.1), weight(2.0, 3.0, 1.0)], float)
+    found = _numbers([weight(0.5, 20.0, 0.1), weight(2.0, 3.0, 1.0)])
     hint = "theirs is in lengths of ce_weight times the cross-entropy's gradient."
     _agree(found, [4.0, 1.5], hint)
 
 
 def _forecast(forecast: Callable) -> None:
-    found = np.asarray([forecast([9.0, 2.0, 5.0, 2.0], 10, 3), forecast([8.0, 1.0], 2, 1)], float)
+    found = _numbers([forecast([9.0, 2.0, 5.0, 2.0], 10, 3), forecast([8.0, 1.0], 2, 1)])
     hint = "Known epochs count as they were; the median of the others stands for each one to come."
     _agree(found, [18 + 26 * 2, 9], hint)
 
 
 def _of_the_batch(statistics: Callable) -> None:
     parts = np.random.default_rng(20).normal(size=(4, 8)) + np.arange(4)[:, None]
-    found = np.asarray(statistics(parts.mean(1), parts.var(1)), float)
+    found = _numbers(statistics(parts.mean(1), parts.var(1)))
     _agree(found, [parts.mean(), parts.var()], "The devices' means differ, and that counts too.")
 
 
 def _seeds_needed(needed: Callable) -> None:
     claims = (0.1, 0.26), (0.2, 0.26), (0.4, 0.26), (0.001, 5.0)
-    found = np.asarray([needed(*claim) for claim in claims], float)
+    found = _numbers([needed(*claim) for claim in claims])
     _agree(found, [3, 5, 12, 2], "Try 2, 3, 4, …; the degrees of freedom are one less.")
 
 
 def _share_closed(closed: Callable) -> None:
     student, plain = np.array([0.71, 0.80, 0.84]), np.array([0.60, 0.71, 0.70])
-    found = np.asarray(closed(student, plain, 0.92), float)
+    found = _numbers(closed(student, plain, 0.92))
     expected = metrics.interval((student - plain) / (0.92 - plain.mean()))
     _agree(found, expected, "The gap is one number: the teacher's distance to the plain mean.")
 

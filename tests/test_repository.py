@@ -223,6 +223,8 @@ def test_unfinished_and_wrong_answers_are_named_not_raised(capsys):
             assert "not done yet" in capsys.readouterr().out
             check.answer(exercise, lambda *args: np.zeros(3))
             assert f"exercise {exercise}: not yet" in capsys.readouterr().out
+            check.answer(exercise, lambda *args: None)
+            assert "it returns nothing: is there a return?" in capsys.readouterr().out, exercise
     with pytest.raises(ValueError, match="no exercise"):
         check.answer("99-9", stub)
 
