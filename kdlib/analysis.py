@@ -10,16 +10,16 @@ from flax import nnx
 
 from kdlib.data import Dataset
 from kdlib.distillers import SoftLogits
+from kdlib.names import require
 from kdlib.program import Program, Recipe
 from kdlib.progress import Progress
 from kdlib.train import networks
 from kdlib.transfer import Offline, Supervised
 
 
-def gradient_ratio(
-    student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *,
-    at: Sequence[float] = (0.0, 0.25, 1.0), batches: int = 4, seed: int = 0,
-) -> dict[float, float]:  # fmt: skip
+def gradient_ratio(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *,
+                   at: Sequence[float] = (0.0, 0.25, 1.0), batches: int = 4,
+                   seed: int = 0) -> dict[float, float]:  # fmt: skip
     """How long the knowledge's gradient is against the cross-entropy's, as a run goes on.
 
     ‖∇ knowledge‖ / ‖∇ cross-entropy‖ with respect to the student's parameters, both with their
@@ -35,8 +35,13 @@ def gradient_ratio(
 
     Returns:
         share → ratio; ``inf`` where the cross-entropy has no weight.
+
+    Raises:
+        ValueError: the method trains for other epochs than the recipe's, in generations or longer.
     """
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused=False)
+    require(program.epochs == transfer.longer * recipe.epochs == recipe.epochs, f"{transfer.spec} "
+            "is no single run: measure its distiller by Offline")  # fmt: skip
 
     @jax.jit
     def norms(state):

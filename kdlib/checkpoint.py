@@ -111,8 +111,8 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     held, theirs, known = metadata["architecture"], metadata["classes"], len(metadata["classes"])
     asked = models.canonical(architecture) if architecture else held
     require(asked == held, f"{path} holds a {held}, not a {asked}")
-    numbered = theirs == [str(label) for label in range(known)]  # in files that hold no names
-    fits = classes is None or list(classes) == theirs or (numbered and len(classes) == known)
+    nameless = "normalise" in metadata  # a file of others, or what was made of one
+    fits = classes is None or list(classes) == theirs or (nameless and len(classes) == known)
     odd = ", ".join(sorted(map(str, set(theirs) ^ set(classes or ())))[:4]) or "in another order"
     require(fits, f"{path} knows {known} classes and the data has {len(classes or ())}, not the "
             f"same ({odd}): train a teacher on this data, or choose its own data")  # fmt: skip

@@ -21,7 +21,7 @@ import jax
 from kdlib import checkpoint, metrics, models, plots, report, tensorboard
 from kdlib.data import Dataset, load
 from kdlib.names import require
-from kdlib.train import Recipe, fit
+from kdlib.train import Recipe, fit, networks
 
 EXAMPLES = __doc__.partition("\n\n")[2]  # what --help ends with
 NORMALISE = {"type": float, "nargs": 6, "metavar": ("MEAN",) * 3 + ("STD",) * 3, "help":
@@ -144,13 +144,15 @@ def load_network(path, architecture, options, data, normalise=None):
 def train_and_report(name: str, transfer, options, data) -> None:
     """Train, then leave networks, figures and a summary under ``--train_path``."""
     name = student = models.canonical(name)
+    seeds = range(options.seed, options.seed + options.seeds)
     if options.trained_param:
-        student = lambda seed: load_network(options.trained_param, name, options, data)[0]
-        weights = checkpoint.digest(student(0))  # errors come before any training
+        fresh = networks(name, data, recipe_of(options))
+        load = lambda: load_network(options.trained_param, name, options, data)[0]
+        student = lambda seed: load() if seed in seeds else fresh(None, seed)  # peers start afresh
+        weights = checkpoint.digest(load())  # errors come before any training
         student.__name__ = f"{name} from {options.trained_param} ({weights})"
     run_dir = options.train_path.expanduser()
     require(not run_dir.is_file(), f"--train_path {run_dir} is a file: give a folder")
-    seeds = range(options.seed, options.seed + options.seeds)
     method = getattr(options, "distiller", None)  # as it was typed
     log = tensorboard.Writer(run_dir) if options.do_log else None
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,

@@ -50,7 +50,9 @@ def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = 
 
     ``labels`` is another number of labelled pictures: how a method does with more or fewer.
     """
-    data = kdlib.load(chosen.data, subset=labels or chosen.subset, data_dir=data_dir)
+    data = kdlib.load(chosen.data, subset=labels, data_dir=data_dir)
+    few = chosen.subset and not labels and chosen.subset < len(data.train)  # else all of them
+    data = data.subset(chosen.subset, 0) if few else data
     return replace(data, test=data.test.take(slice(chosen.test))) if chosen.test else data
 
 
@@ -63,7 +65,7 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=
     """
     if chosen.pretrained:
         path = checkpoint.PRETRAINED / chosen.pretrained
-        network, facts = checkpoint.load_network(path, chosen.teacher, data.classes)
+        network, facts = cli.load_network(path, chosen.teacher, chosen.recipe, data)
         asked = chosen.teacher_recipe.epochs
         trained = facts.get("recipe", {}).get("epochs", asked)  # others' files don't say
         require(trained >= asked, f"{path} was trained for {trained} of {asked} epochs: make a "

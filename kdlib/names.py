@@ -9,6 +9,9 @@ import re
 import runpy
 from collections.abc import Callable, Iterable
 
+# What text can give in place of a default.
+LIKE = {int: int, float: (int, float), str: str, tuple: (tuple, list)}
+
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """One line that says a name is unknown, and which one was probably meant."""
@@ -54,18 +57,16 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
 def _build(node, text, kind, table, wrap, own):
     again = lambda inner: _build(inner, text, kind, table, wrap, own)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return again(node.left) + again(node.right)
+        sides = again(node.left), again(node.right)
+        require(all(hasattr(s, "__add__") for s in sides), f"'{text}': only distillers add up")
+        return sides[0] + sides[1]
     name = node.func if isinstance(node, ast.Call) else node
     plain = isinstance(name, ast.Name) and not getattr(node, "args", None)
     require(plain, f"{kind} '{text}': write it like 'SoftLogits(alpha=0.5) + AT'")
-    given = node.keywords if isinstance(node, ast.Call) else []
-    if name.id in own:
-        found = load_object(own[name.id])
-    else:
-        require(name.id in table, unknown(kind, name.id, table))
-        found = table[name.id]
+    require(name.id in own or name.id in table, unknown(kind, name.id, table))
+    found = load_object(own[name.id]) if name.id in own else table[name.id]
     values, accepted = {}, settings(found)
-    for keyword in given:
+    for keyword in getattr(node, "keywords", []):
         try:
             value = keyword.value
             is_object = isinstance(value, ast.Call | ast.Name | ast.BinOp)
@@ -74,15 +75,17 @@ def _build(node, text, kind, table, wrap, own):
             raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
     shared = {k: values.pop(k) for k in ("warmup", "pretrain") if k in values}
     known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
-    for setting in values:
+    for setting, value in values.items():
         require(setting in accepted, f"{name.id} has no setting '{setting}': it takes {known}")
+        like = object if name.id in own else LIKE.get(type(accepted[setting].default), object)
+        require(isinstance(value, like), f"{name.id} takes {known}, not {setting}={value!r}")
     try:
-        is_made = name.id in own and not values and not isinstance(found, type)
-        made = found if is_made else found(**values)
+        made = found(**values) if values or name.id not in own else found
+        made = wrap(made, own[name.id]) if name.id in own else made
+        require(not shared or hasattr(made, "scheduled"), f"{name.id} takes no {', '.join(shared)}")
+        return made.scheduled(**shared) if shared else made
     except TypeError as error:
         raise ValueError(f"{kind} '{text}': {error}") from error
-    made = wrap(made, own[name.id]) if name.id in own else made
-    return made.scheduled(**shared) if shared else made
 
 
 def settings(made_by) -> dict[str, inspect.Parameter]:

@@ -38,8 +38,7 @@ def mesh(devices: int | None, seeds: int, batch_size: int) -> Mesh:
     why = " (one was chosen, as --gpu_id does)" if chosen else ""
     require(0 < devices <= len(found), f"devices={devices}: JAX has {len(found)} to use here{why}")
     require(devices <= most, f"devices={devices}: with JAX {jax.__version__} it is one; take 0.8")
-    rows = math.gcd(seeds, devices)
-    columns = devices // rows
+    columns = devices // (rows := math.gcd(seeds, devices))
     require(batch_size % columns == 0, f"devices={devices}: {columns} can't share a batch of "
             f"{batch_size} evenly; take another batch size or number of devices")  # fmt: skip
     return Mesh(np.array(found[:devices]).reshape(rows, columns), (SEEDS, PICTURES))

@@ -59,7 +59,7 @@ SMOKE = Preset(
     name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25", pretrained=None,
     student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),
     recipe=Recipe(epochs=2, batch_size=32), beta=100.0, seeds=2)  # fmt: skip
-# Few labels, where a teacher helps most. The rate drops later than in the original's recipe, and
+# Few labels, so that there is something to gain. The rate drops later than in the original's recipe, and
 # blocks don't start as the identity: in so short a run both cost a plain student accuracy (notebook
 # 01 shows it), and a weak baseline would flatter every method. Testing takes longer than training
 # here, so it is done every few epochs.

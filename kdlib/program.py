@@ -107,10 +107,9 @@ class Program:
         mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
     """
 
-    def __init__(
-        self, network: Callable[[str | None, int], nnx.Module], data: Dataset,
-        transfer: Supervised, recipe: Recipe, fused: bool, mesh: jax.sharding.Mesh | None = None,
-    ):  # fmt: skip
+    def __init__(self, network: Callable[[str | None, int], nnx.Module], data: Dataset,
+                 transfer: Supervised, recipe: Recipe, fused: bool,
+                 mesh: jax.sharding.Mesh | None = None):  # fmt: skip
         self.network, self.transfer, self.recipe, self.fused = network, transfer, recipe, fused
         self.mesh = mesh or parallel.mesh(1, 1, recipe.batch_size)
         self.classes, self.image_shape = data.num_classes, data.image_shape

@@ -72,9 +72,8 @@ def comparable(histories: dict[str, History], baseline: str) -> None:
         require(ours == theirs, f"{name} is {ours}, {baseline} {theirs}: make a table of each")
 
 
-def results_table(
-    histories: dict[str, History], *, teacher: float | None = None, baseline: str | None = None
-) -> Table:
+def results_table(histories: dict[str, History], *, teacher: float | None = None,
+                  baseline: str | None = None) -> Table:  # fmt: skip
     """A Markdown table of methods: accuracy, paired difference to the baseline, verdict, cost.
 
     Args:
@@ -92,8 +91,7 @@ def results_table(
     """
     baseline = baseline or next(iter(histories))
     comparable(histories, baseline)
-    base = histories[baseline]
-    low = base.last().mean()
+    base, low = histories[baseline], histories[baseline].last().mean()
     rows = [["method", "test accuracy (%)", "difference", "verdict", "gap closed", "training time",
              "passes", "extra parameters", "best epoch on test (%)"]]  # fmt: skip
     if teacher is not None:
@@ -106,9 +104,8 @@ def results_table(
             gain, gap = accuracy.mean() - low, teacher and teacher - low
             closed = f"{100 * gain / gap:.0f} %" if gap and gap > 0 else ""
             row[2:] = [f"{'+' if difference.mean >= 0 else ''}{difference}", verdict, closed]
-        facts = history.protocol
+        facts, count = history.protocol, history.protocol["parameters"]
         passes = f"{facts.get('student_passes', 1)} + {facts.get('teacher_passes', 0)}"
-        count = facts["parameters"]
         sizes = (facts.get(f"{kind}_parameters", count) for kind in ("trained", "deployed"))
         extra, kept = (f"{100 * (size / count - 1):.0f} %" for size in sizes)
         alike = facts["device"] == base.protocol["device"]  # else times can't be compared

@@ -44,9 +44,8 @@ def scorer(logits: Callable, batch_size: int, fused: bool = False, mesh=None) ->
     def score(variables, images, labels) -> np.ndarray:
         size = min(batch_size, len(labels))
         size += -size % mesh.shape[parallel.PICTURES]  # so that all devices get as many
-        order = np.full(-(-len(labels) // size) * size, -1, np.int32)
-        order[: len(labels)] = np.arange(len(labels))
-        order = jnp.asarray(order.reshape(-1, size))
+        order = np.pad(np.arange(len(labels)), (0, -len(labels) % size), constant_values=-1)
+        order = jnp.asarray(order.reshape(-1, size), jnp.int32)
         given = variables, images, labels
         sums = stack(*given, order) if fused else sum(step(*given, index) for index in order)
         return np.asarray(sums) / len(labels)

@@ -65,8 +65,8 @@ def predict(model: nnx.Module, images, batch_size: int = 250, maps: bool = True)
     kept = {} if maps else {"features": (), "preacts": ()}
     show = jax.jit(lambda state, images: nnx.merge(graph, state)(images)._replace(**kept))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-    rows = [tuple(part)[:4] for part in parts]  # the rest, head and norms, are of the network
-    rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *rows)
+    # Four have a row per picture; the rest, head and norms, are of the network.
+    rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(tuple(p)[:4] for p in parts))
     return Outputs(*rows, *jax.device_get(tuple(parts[0])[4:]))
 
 
@@ -76,10 +76,9 @@ def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: 
     def make(name: str | None, seed: int) -> nnx.Module:
         if name is None and callable(student):
             return student(seed)
-        return models.build(
-            name or student, data.num_classes, mean=data.mean, std=data.std, seed=seed,
-            zero_init=recipe.zero_init, dtype=jnp.bfloat16 if recipe.bfloat16 else jnp.float32,
-        )  # fmt: skip
+        dtype = jnp.bfloat16 if recipe.bfloat16 else jnp.float32
+        return models.build(name or student, data.num_classes, mean=data.mean, std=data.std,
+                            seed=seed, zero_init=recipe.zero_init, dtype=dtype)  # fmt: skip
 
     return make
 
@@ -89,9 +88,8 @@ def fit(
     transfer: Supervised | None = None, recipe: Recipe = Recipe(), *,
     seeds: int | Sequence[int] = 1, run_dir: str | pathlib.Path | None = None,
     label: str | None = None, fused: bool | None = None, devices: int | None = None,
-    progress: bool = True,
     on_epoch: Callable[[History, int, list[int], Callable], None] | None = None,
-) -> Run:  # fmt: skip
+    progress: bool = True) -> Run:  # fmt: skip
     """Train a network, once per seed.
 
     Args:
@@ -122,7 +120,7 @@ def fit(
     name = models.canonical(student) if is_name else getattr(student, "__name__", "custom")
     _check(data, transfer, recipe, seeds)
     config = configuration(name, data, transfer, recipe, seeds)
-    recipe = replace(recipe, epochs=round(recipe.epochs * transfer.longer))
+    recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
     mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
     record = History(config, _protocol(program, data), seeds)
@@ -173,7 +171,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
         return [seed_of(place) for place in range(len(group))] if fused else [whole]
 
     state, first, places = start(), 0, [record.seeds.index(seed) for seed in group]
-    file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))}{checkpoint.SUFFIX}"
+    file = run_dir and run_dir / f"state-seed-{'-'.join(map(str, group))[:99]}{checkpoint.SUFFIX}"
     if file and file.exists():
         state, metadata = checkpoint.restore_tree(file, state)
         state = program.place(state)

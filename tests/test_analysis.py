@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import kdlib
-from kdlib import analysis, distillers
+from kdlib import analysis, distillers, transfer
 from kdlib.program import Program, Recipe
 from kdlib.train import networks
 from kdlib.transfer import Offline
@@ -50,6 +50,12 @@ def test_the_ratio_scales_with_the_weight_and_follows_the_run(tiny, teacher):
     one, ten = ratio("AT(beta=1)"), ratio("AT(beta=10)")
     assert list(one) == [0.0, 0.25, 1.0] and len(set(one.values())) == 3
     np.testing.assert_allclose(ten[0.0], 10 * one[0.0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("spec", ["BornAgain", "Longer"])
+def test_methods_of_several_runs_have_no_ratio(spec, tiny):
+    with pytest.raises(ValueError, match="is no single run: measure its distiller by Offline"):
+        analysis.gradient_ratio("ResNet8x0.25", tiny, transfer.make(spec), Recipe(batch_size=32))
 
 
 def test_without_cross_entropy_there_is_no_ratio(tiny, teacher):

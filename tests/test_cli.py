@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +112,32 @@ def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path, capsys
     network.classifier.kernel[...] += 1.0
     checkpoint.save_network(other, network, facts)
     assert "student is" in refused(train.main, shlex.join(run), capsys)
+
+
+def test_peers_start_afresh_beside_a_student_with_given_weights(pets, teacher_file, tmp_path):
+    arguments = f"--student_arch ResNet8x0.25 --distiller DML --dataset {pets} {TINY} --no-do_log"
+    given = ["--trained_param", str(teacher_file), "--train_path", str(tmp_path)]
+    train_w_kd.main([*arguments.split(), *given])
+    arrays, _ = checkpoint.load_arrays(tmp_path / "state-seed-0.safetensors")
+    of = lambda name: arrays[f"params.{name}.classifier.kernel"]
+    assert not np.allclose(of("student"), of("peer_1"), atol=1e-3)
+
+
+def test_classes_named_by_numbers_are_names(pets, teacher_file, tmp_path):
+    network, facts = checkpoint.load_network(teacher_file)
+    checkpoint.save_network(tmp_path / "digits", network, facts | {"classes": ["0", "1"]})
+    with pytest.raises(ValueError, match="knows 2 classes and the data has 2, not the same"):
+        checkpoint.load_network(tmp_path / "digits", classes=["cat", "dog"])
+
+
+def test_a_preset_takes_a_smaller_folder_whole_and_its_teacher_computes_as_asked(pets):
+    small = compare.load_data(replace(preset("workshop"), data=str(pets)))
+    assert len(small.train) == 32 and len(small.test) == 8
+    half = replace(preset("workshop").recipe, bfloat16=True)
+    chosen = replace(preset("workshop"), recipe=half)
+    shapes = kdlib.load("shapes", subset=256)
+    assert compare.load_teacher(chosen, shapes).stem_conv.dtype == jnp.bfloat16
+    assert compare.load_teacher(preset("workshop"), shapes).stem_conv.dtype == jnp.float32
 
 
 ORIGINAL = (

@@ -191,6 +191,15 @@ def test_a_distiller_of_ones_own_by_address(tmp_path):
 # --- schedules
 
 
+def test_the_schedule_of_a_function_of_ones_own_is_part_of_its_text(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def f(s, t, labels):\n    return ((s.logits - t.logits) ** 2).mean()\n")
+    assert make(f"{file}:f").spec == f"{file}:f"
+    ramped = make(f"{file}:f(warmup=0.5)")
+    assert ramped.spec == f"{file}:f(warmup=0.5)"
+    assert make(ramped.spec).weights(0.25) == (1.0, 0.5)
+
+
 def test_warm_up_and_pre_training_weigh_the_two_losses():
     warm = make("AT(beta=10, warmup=0.5)")
     assert [float(warm.total(1.0, 1.0, p)) for p in (0.25, 0.5, 1.0)] == [6, 11, 11]

@@ -330,9 +330,17 @@ def test_every_method_resumes_bit_for_bit(spec, family, smoke, tmp_path, monkeyp
         ("ONE(branches=1)", None, "at least 2 branches"),
         ("DML(peer=3)", None, "DML has no setting 'peer': it takes peers="),
         ("PSKD(alpha=2)", None, "0 to 1"),
-        ("SoftLogits", "SelfDistillation", "give one like 'SoftLogits(alpha=0.5)'"),
-        ("SoftLogits(temperature='a')", None, "not supported between"),
-        ("DML(peers=2)", None, "DML(peers=2)"),
+        ("SoftLogits", "SelfDistillation", "try 'SoftLogits(alpha=0.5, warmup=0.3)'"),
+        ("SoftLogits(temperature='a')", None, "SoftLogits takes temperature=4.0, alpha=0.9"),
+        ("AT(warmup='a')", None, "not supported between"),
+        ("DML(peers=2)", None, "not peers=2"),
+        ("DML(peers='ResNet8')", None, "not peers='ResNet8'"),
+        ("ONE(branches=2.5)", None, "not branches=2.5"),
+        ("CRD(negatives=2.5)", None, "not negatives=2.5"),
+        ("DML(warmup=0.1)", None, "DML takes no warmup"),
+        ("PSKD + BYOT", None, "only distillers add up"),
+        ("EMA(average=0.9)", None, "'EMA' is short for Supervised(average=0.99)"),
+        ("TfKDSelf(alpha=0.9)", None, "'TfKDSelf' is short for BornAgain(distiller=TfKDSelf())"),
         ("Supervised(longer=0)", None, "longer above 0"),
         ("Supervised(smoothing=5)", None, "give shares below 1"),
     ],
@@ -341,6 +349,40 @@ def test_what_does_not_go_together_is_refused_in_one_line(spec, family, message)
     with pytest.raises(ValueError) as error:
         transfer.make(spec, family=family)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_peers_are_named_in_the_method_and_not_beside_it():
+    with pytest.raises(ValueError, match="like DML\\(peers=\\('ResNet56',\\)\\)"):
+        transfer.make("DML", teacher_arch="ResNet56")
+    assert transfer.make("DML(peers=['ResNet56'])").peers == ("ResNet56",)
+    assert transfer.make("TfKDSelf(alpha=0.9)", family="Online").family == "Online"
+
+
+class Plain(nnx.Module):
+    """A network of one's own: nothing moves but its parameters and the key of its dropout."""
+
+    def __init__(self, seed, dropout):
+        rngs = nnx.Rngs(seed)
+        self.linear = nnx.Linear(192, 4, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs) if dropout else None
+
+    def __call__(self, images):
+        hidden = images.reshape(len(images), -1) / 255.0
+        hidden = self.dropout(hidden) if self.dropout else hidden
+        logits = self.linear(hidden)
+        return Outputs(logits, logits, (), ())
+
+
+@pytest.mark.parametrize("dropout", [False, True], ids=["bare", "dropout"])
+@pytest.mark.parametrize("spec", ["EMA", "EMATeacher", "BornAgain", "BornAgain(generations=3)"])
+def test_networks_of_ones_own_need_no_batch_norm(spec, dropout, tiny):
+    recipe = Recipe(epochs=2, batch_size=32)
+    make = lambda seed: Plain(seed, dropout)
+    run = kdlib.fit(make, tiny, transfer.make(spec), recipe, progress=False)
+    assert np.isfinite(run.history.curve("train_loss")).all()
+    if spec == "EMA":
+        average, student = (m.linear.kernel[...] for m in (run.student, run.modules[0].student))
+        assert not np.allclose(average, student)
 
 
 @pytest.mark.parametrize(

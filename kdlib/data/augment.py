@@ -36,9 +36,8 @@ class Pictures(NamedTuple):
     labels: Array
 
 
-def crop_and_flip(
-    key: Array, images: Array, index: Array, *, pad: int = 4, crop: float = 1.0, flip: float = 0.5
-) -> Array:
+def crop_and_flip(key: Array, images: Array, index: Array, *, pad: int = 4, crop: float = 1.0,
+                  flip: float = 0.5) -> Array:  # fmt: skip
     """Take a batch from the data set, each picture shifted and mirrored on its own.
 
     Selecting, padding by reflection, cropping and flipping are one gather: for every pixel of the

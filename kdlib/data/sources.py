@@ -94,8 +94,7 @@ def _read_tfds(name, root, image_size):
     source = f"TFDS {name} {builder.version}"
     if name in CIFAR:  # TFDS itself would answer with the original set's description
         text = (Path(builder.data_path) / "dataset_info.json").read_text()
-        copy = ", JPEG copy" if "re-encoded as JPEG" in text else ""
-        source = name.replace("cifar", "CIFAR-") + copy
+        source = name.replace("cifar", "CIFAR-") + ", JPEG copy" * ("re-encoded as JPEG" in text)
     return source, features[keys[1]].names, arrays
 
 
@@ -159,7 +158,6 @@ def _download(name) -> Path:
             return target
         except OSError as error:
             failures.append(f"{host}: {getattr(error, 'reason', error)}")
-    raise FileNotFoundError(
-        f"{name} could not be downloaded ({'; '.join(failures)}): put a prepared TFDS set in "
-        "~/tensorflow_datasets, give --data_path, or use the embedded set, --dataset shapes"
-    )
+    raise FileNotFoundError(f"{name} could not be downloaded ({'; '.join(failures)}): put a "
+            "prepared TFDS set in ~/tensorflow_datasets, give --data_path, or use the embedded "
+            "set, --dataset shapes")  # fmt: skip

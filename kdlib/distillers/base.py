@@ -87,8 +87,10 @@ class Distiller(nnx.Module):
     def spec(self) -> str:
         """The text that makes this distiller again: ``SoftLogits(temperature=4.0, alpha=0.9)``."""
         shared = [k for k in COMMON if getattr(self, k) != getattr(type(self), k)]
-        values = {name: getattr(self, name) for name in [*settings(type(self)), *shared]}
+        values = {name: getattr(self, name) for name in [*self.settings, *shared]}
         return written(self.address or type(self).__name__, values)
+
+    settings = property(lambda self: settings(type(self)))  # that text can give
 
     # Whether the network to use is more than the student.
     deploys = property(lambda self: type(self).deploy is not Distiller.deploy)
@@ -113,7 +115,8 @@ class Custom(Distiller):
     def knowledge(self, student, teacher, labels):
         return self.function(student, teacher, labels)
 
-    spec = property(lambda self: self.address)
+    settings = ()
+    spec = property(lambda self: Distiller.spec.fget(self).removesuffix("()"))
 
 
 def own(given, address: str | None = None) -> Distiller:

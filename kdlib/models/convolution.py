@@ -62,9 +62,8 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
     y = jax.eval_shape(plain, x, kernel)
     large = y.size * math.prod(kernel.shape[:3]) >= WORTH
     dilations = *(named.get("lhs_dilation") or ()), *(named.get("rhs_dilation") or ())
-    simple = set(dilations) <= {1} and named.get("feature_group_count", 1) == 1 and all(
-        0 <= p < k for pair, k in zip(padding, kernel.shape[:2], strict=True) for p in pair
-    )  # fmt: skip
+    sides, groups = zip(padding, kernel.shape[:2], strict=True), named.get("feature_group_count", 1)
+    simple = {groups, *dilations} <= {1} and all(0 <= p < k for pair, k in sides for p in pair)
     if ONEDNN and large and simple and x.dtype == kernel.dtype == jnp.float32:
         forward = lambda x, kernel: _onednn(x, kernel, y.shape, padding, strides)
         to_x = lambda x, kernel, g: _to_pictures(x.shape, kernel, g, strides, padding)

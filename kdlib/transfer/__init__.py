@@ -20,9 +20,8 @@ from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
 from kdlib.transfer.tf_kd import TfKD, virtual_teacher
 
 # Methods that say for themselves who teaches whom. Distillers are taught by any of FAMILIES.
-TRANSFERS: dict[str, type[Supervised]] = {cls.__name__: cls for cls in (
-    Supervised, Online, DML, ONE, KDCL, BornAgain, BYOT, CSKD, PSKD, TfKD, DDGSD, EMATeacher,
-)}  # fmt: skip
+TRANSFERS: dict[str, type[Supervised]] = {cls.__name__: cls for cls in (Supervised, Online, DML,
+    ONE, KDCL, BornAgain, BYOT, CSKD, PSKD, TfKD, DDGSD, EMATeacher)}  # fmt: skip
 # What --transfer takes, and what each does with an ordinary distiller.
 FAMILIES = ("Supervised", "Offline", "Online", "SelfDistillation")
 NICKNAMES = {
@@ -47,13 +46,17 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
         ValueError: no such method or family, or the two don't go together.
     """
     require(family in (None, *FAMILIES), unknown("transfer", str(family), FAMILIES))
-    if not (spec in DISTILLERS and family in ("Offline", "Online")):
-        spec = NICKNAMES.get(spec.strip(), spec)
     head = re.match(r"\s*(\w*)", spec)[1]
+    if head in NICKNAMES and not (head in DISTILLERS and family in ("Offline", "Online")):
+        long = NICKNAMES[head]
+        require(spec.strip() == head, f"'{head}' is short for {long}: write that, with your values")
+        spec, head = long, long.partition("(")[0]
     if head in TRANSFERS:
         made = read(spec, "method", TRANSFERS | DISTILLERS, distillers.own)
         require(family in (None, made.family), f"'{head}' is a method of the transfer "
                 f"{made.family}, not of {family}: give --transfer {made.family}")  # fmt: skip
+        require(not teacher_arch or made.family != "Online", f"'{head}' names its own networks: "
+                f"write them there, like DML(peers=('{teacher_arch}',))")  # fmt: skip
         return made
     known = [*DISTILLERS, *TRANSFERS, *NICKNAMES]
     require(head in DISTILLERS or ":" in spec, unknown("method", head or spec, known))
@@ -64,6 +67,6 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
         return Online(distiller, teacher_arch)
     if family == "SelfDistillation":
         require(distiller.ce_weight >= 0.5, f"'{spec}' leaves the labels too little for a network "
-                "that teaches itself: give one like 'SoftLogits(alpha=0.5)'")  # fmt: skip
+                "that teaches itself: try 'SoftLogits(alpha=0.5, warmup=0.3)'")  # fmt: skip
         return EMATeacher(distiller=distiller)
     return Offline(teacher, distiller)

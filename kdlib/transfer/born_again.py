@@ -75,8 +75,8 @@ class BornAgain(Supervised):
         """The state that starts a generation, given the last one's and a new one."""
 
         def inherit(old, new):
-            past = {f"past_{g}": old[f"past_{g - 1}"] for g in range(2, self.generations)}
-            return new | past | {"past_1": old["student"]}
+            older = zip(self.still, ("student", *self.still), strict=False)
+            return new | {name: old[younger] for name, younger in older if younger in old}
 
         params, rest = inherit(state.params, fresh.params), inherit(state.rest, fresh.rest)
         return fresh._replace(params=params, rest=rest, key=state.key, step=state.step)

@@ -153,8 +153,9 @@ class Supervised:
         if "average" not in params:
             return params, rest
         decay = jnp.minimum(self.average, (1 + step) / (10 + step))  # a shorter memory at first
-        mean = lambda average, new: decay * average + (1 - decay) * new
-        move = lambda tree: tree | {"average": jax.tree.map(mean, tree["average"], tree["student"])}
+        is_float = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)  # and no key of a dropout
+        mix = lambda average, new: decay * average + (1 - decay) * new if is_float(new) else new
+        move = lambda t: t | {k: jax.tree.map(mix, t[k], t["student"]) for k in t if k == "average"}
         return move(params), move(rest)
 
     def network(self, trained: nnx.Module, frozen: nnx.Module) -> nnx.Module:
