@@ -14,7 +14,8 @@ def main(arguments=None):
     flag = parser.add_argument_group("student, teacher and what is taught").add_argument
     # fmt: off
     flag("--student_arch", default="ResNet32", help="ResNet32")
-    flag("--teacher_arch", help="Offline: checked against the teacher's file; Online: a distiller's network")
+    flag("--teacher_arch", help="Offline: checked against the teacher's file; Online: the network "
+         "that teaches by a distiller")
     flag("--teacher_param", default="pretrained/res56_c10",
          help="the teacher's checkpoint (%(default)s), ours or of others; only Offline needs one")
     flag("--teacher_normalise", **cli.NORMALISE)

@@ -59,10 +59,10 @@ SMOKE = Preset(
     name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25", pretrained=None,
     student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),
     recipe=Recipe(epochs=2, batch_size=32), beta=100.0, seeds=2)  # fmt: skip
-# Few labels, so that there is something to gain. The rate drops later than in the original's recipe, and
-# blocks don't start as the identity: in so short a run both cost a plain student accuracy (notebook
-# 01 shows it), and a weak baseline would flatter every method. Testing takes longer than training
-# here, so it is done every few epochs.
+# Few labels, so that there is something to gain. The rate drops later than in the original's
+# recipe, and blocks don't start as the identity: in so short a run both cost a plain student
+# accuracy (notebook 01 shows it), and a weak baseline would flatter every method. Testing takes
+# longer than training here, so it is done every few epochs.
 SHORT = Recipe(epochs=80, batch_size=32, decay_points=(0.6, 0.85), zero_init=False, test_every=8)
 WORKSHOP = Preset(
     name="workshop", data="shapes", subset=256, test=1000, teacher="ResNet20x0.5",
