@@ -50,10 +50,9 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
     name = f"ResNet{depth}" + (f"x{width}" if width != 1 else "")
     fused = jax.default_backend() != "cpu"
     recipe = kdlib.Recipe(batch_size=batch, bfloat16=fused)
-    mesh = parallel.mesh(devices, seeds if fused else 1, batch)
+    mesh, data = parallel.mesh(devices, seeds if fused else 1, batch), noise(pictures)
     program = Program(
-        networks(name, noise(pictures), recipe), noise(pictures), kdlib.Supervised(),
-        recipe, fused, mesh,
+        networks(name, data, recipe), data, kdlib.Supervised(), recipe, fused, mesh,
     )  # fmt: skip
     together = [range(seeds)] if fused else [[seed] for seed in range(seeds)]
     states = [program.start(these) for these in together]
