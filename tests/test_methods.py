@@ -385,6 +385,15 @@ def test_networks_of_ones_own_need_no_batch_norm(spec, dropout, tiny):
         assert not np.allclose(average, student)
 
 
+def test_many_seeds_of_one_program_keep_their_state_in_one_file(tiny, tmp_path):
+    """Their numbers in a row would be a longer name than file systems take."""
+    recipe, make = Recipe(epochs=1, batch_size=32), lambda seed: Plain(seed, dropout=False)
+    first, again = (kdlib.fit(make, tiny, recipe=recipe, seeds=100, fused=True, run_dir=tmp_path,
+                              progress=False).history for _ in range(2))  # fmt: skip
+    assert len(list(tmp_path.glob("state-seed-0-1-2-*"))) == 1
+    assert first.curves == again.curves and len(first.seeds) == 100
+
+
 @pytest.mark.parametrize(
     "spec", ["DML(distiller=SimKD)", "BornAgain(distiller=SimKD)", "EMATeacher(distiller=MLKD)",
              "EMATeacher(distiller=SimKD)", "Online(distiller=FunMatch)"])  # fmt: skip
