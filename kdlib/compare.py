@@ -46,7 +46,8 @@ def deadline(minutes: float | None):
 
 
 def load_data(chosen: Preset, data_dir: str | None = None, labels: int | None = None) -> Dataset:
-    """The data of a preset: its subset of labelled pictures to train students on, its test set.
+    """The data of a preset: its subset of labelled pictures to train students on (all, where there
+    are no more), its test set.
 
     ``labels`` is another number of labelled pictures: how a method does with more or fewer.
     """

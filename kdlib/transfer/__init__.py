@@ -43,7 +43,8 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
             own past; some need the first, and the last needs half a weight for the labels.
 
     Raises:
-        ValueError: no such method or family, or the two don't go together.
+        ValueError: no such method or family, or the two don't go together; settings of a nickname
+            (``"EMA(average=0.9)"``), or a ``teacher_arch`` for a method that names its networks.
     """
     require(family in (None, *FAMILIES), unknown("transfer", str(family), FAMILIES))
     head = re.match(r"\s*(\w*)", spec)[1]
