@@ -147,7 +147,7 @@ def attention_maps(images, features: dict[str, Sequence], masks=None):
                 axis.set_title(f"{100 * float(share[0]):.0f} %", fontsize=8, pad=2)
     for axis, name in zip(axes[:, 0], ["picture", *features], strict=True):
         axis.set_ylabel(name.replace(" + ", "\n+ "), fontsize=9)
-    figure.colorbar(shown, ax=axes[1:, :], shrink=0.7, label="attention ÷ its mean")
+    figure.colorbar(shown, ax=axes[1:, :], shrink=0.7, label="attention ÷ its mean", extend="max")
     return figure
 
 
