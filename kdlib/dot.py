@@ -9,7 +9,8 @@ def dot(decay, schedule, momentum: float, delta: float) -> optax.GradientTransfo
     """SGD with two momentum buffers; its gradients are a pair, of the task and of the knowledge.
 
     The task's buffer (weight decay included) has momentum ``momentum − delta``, the knowledge's
-    ``momentum + delta``; the update is minus the learning rate times their sum.
+    ``momentum + delta``; the update is minus the learning rate times their sum, without Nesterov's
+    step, whatever the recipe says. A parameter that only one loss reaches has that one's momentum.
 
     Reference:
         Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, arXiv:2307.08436;

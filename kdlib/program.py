@@ -30,7 +30,8 @@ class Recipe:
         momentum: of SGD, in Nesterov's form if ``nesterov``.
         weight_decay: added to the gradient, of batch norms and biases too if ``decay_all``.
         dot: above 0, distillation-oriented training: the knowledge's gradient has a momentum so
-            much larger, the labels' so much smaller (0.075 in the paper); see :func:`dot`.
+            much larger, the labels' so much smaller (0.075 in the paper), and neither is in
+            Nesterov's form; see :func:`dot`.
         pad, crop, flip: largest shift in pixels, probability of a shift, of a mirroring.
         zero_init: start every residual block as the identity.
         bfloat16: compute in bfloat16; parameters, momentum and statistics stay float32.

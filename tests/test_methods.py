@@ -156,6 +156,35 @@ def test_collaborative_targets(target):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_linear_target_is_the_best_combination_however_far_apart_logits_lie():
+    rng, labels = np.random.default_rng(0), np.arange(128) % 10
+    for spread in (0.5, 6.0, 20.0):  # a fixed step swings to and fro from 4 on
+        logits = spread * rng.normal(size=(2, 128, 10))
+        for z in logits:
+            right = rng.random(128) < 0.8
+            z[right, labels[right]] += 3 * spread
+        logits = jnp.asarray(logits, jnp.float32)
+        found = collaborative_target(logits=logits, labels=labels, target="linear")
+        shares = np.linspace(0, 1, 101)
+        cost = lambda z: float(transfer.cross_entropy(z, jnp.asarray(labels)))
+        assert cost(found) <= 1.001 * min(cost(a * logits[0] + (1 - a) * logits[1]) for a in shares)
+
+
+def test_losses_of_bfloat16_logits_are_computed_in_float32():
+    half = lambda z: jnp.asarray(z, jnp.bfloat16)
+    pair = {"student_logits": half(T + 0.1 * S), "teacher_logits": half(T)}
+    found = distillers.soft_logit_loss(**pair, temperature=1.0)
+    far = [np.asarray(z, float) for z in pair.values()]
+    np.testing.assert_allclose(found, kl(far[1], far[0], 1.0), rtol=1e-3)
+    task = transfer.cross_entropy(half(S), jnp.asarray(Y))
+    np.testing.assert_allclose(task, ce(np.asarray(half(S), float)), rtol=1e-5)
+
+
+def test_logits_of_a_borrowed_classifier_are_not_standardised():
+    with pytest.raises(ValueError, match="give one of logits"):
+        distillers.make("LSKD(of=SimKD())")
+
+
 def test_tf_kd_self_averages_over_classes_too():
     loss = distillers.make("TfKDSelf")
     found = loss.total(ce(S), loss(shows(S)(None), shows(T)(None), Y))

@@ -23,8 +23,9 @@ class CATKD(Distiller):
         normalise: see :func:`class_map_loss`; for networks of different families.
 
     Reference:
-        Guo et al., CVPR 2023, arXiv:2304.12777; GzyAftermath/CAT-KD:distillers/CAT_KD.py, whose
-        classifiers have no bias; it moves no class map. ValueError if a network shows none.
+        Guo et al., CVPR 2023, arXiv:2304.12777;
+        GzyAftermath/CAT-KD:mdistiller/distillers/CAT_KD.py, whose classifiers have no bias; it
+        moves no class map. ValueError if a network shows none.
     """
 
     def __init__(self, beta: float = 0.7, pool: int = 2, normalise: bool = False):

@@ -25,7 +25,8 @@ class FSP(Distiller):
 
     Reference:
         Yim et al., CVPR 2017; HobbitLong/RepDistiller:distiller_zoo/FSP.py, helper/pretrain.py.
-        By default added to CE, as in AberHu/Knowledge-Distillation-Zoo.
+        Added to CE by default, which is ours: there, and in AberHu/Knowledge-Distillation-Zoo
+        (whose weight is for the mean over stages), it is a first phase.
     """
 
     def __init__(self, beta: float = 1.0, original: bool = False):

@@ -64,6 +64,6 @@ class FT(Distiller):
         translated, factor = self.translate(student.features[-1]), jax.lax.stop_gradient(factor)
         s, t = same_sides(translated, factor)
         distance = factor_loss(student=s, teacher=t, mode=self.mode)
-        first = (1.0 if batch is None else batch.progress) <= self.pretrain
+        first = (1.0 if batch is None else batch.progress) <= self.pretrain + 1e-4
         # The weight of all this is beta: so the paraphrase weighs RECONSTRUCTION.
         return jnp.where(first, 0.0, distance) + RECONSTRUCTION * paraphrase / self.beta

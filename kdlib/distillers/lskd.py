@@ -20,7 +20,8 @@ class LSKD(Distiller):
     """Any distiller of logits, but its knowledge gets standardised ones and weighs more.
 
     Args:
-        of: the distiller, of one view (ValueError else: ``MLKD`` has a setting for it); its
+        of: the distiller, of one view and the student's own classifier (ValueError else: ``MLKD``
+            has a setting for it); its
             schedule and its weight of the CE stay. None is the published one,
             ``SoftLogits(temperature=2, alpha=1, gamma=0.1)``: 0.1 · CE + scale · T² · KL.
         scale: factor on the distiller's weight of the knowledge.
@@ -35,8 +36,8 @@ class LSKD(Distiller):
 
     def __init__(self, of: Distiller | None = None, scale: float = 9.0):
         self.of = of = SoftLogits(temperature=2.0, alpha=1.0, gamma=0.1) if of is None else of
-        require(isinstance(of, Distiller) and of.views == 1,
-                "of=: give a distiller like SoftLogits(); MLKD has standardised=True")  # fmt: skip
+        require(isinstance(of, Distiller) and of.views == 1 and not of.deploys,
+                "of=: give one of logits, SoftLogits(); MLKD has standardised=True")  # fmt: skip
         kept = "ce_weight pretrain_ce afterwards mixup zero_at_match teacher_training".split()
         for name in (*COMMON, *kept):
             setattr(self, name, getattr(of, name))

@@ -51,8 +51,9 @@ class ReviewKD(Distiller):
             0.6 (ResNet-56 to 20) to 8 (ShuffleNets). ValueError if numbers of stages differ.
 
     Reference:
-        Chen et al., CVPR 2021, arXiv:2104.09044; megvii-research/mdistiller:distillers/ReviewKD.py
-        (no stem, as there).
+        Chen et al., CVPR 2021, arXiv:2104.09044; megvii-research/
+        mdistiller:mdistiller/distillers/ReviewKD.py (no stem, as there; a larger map of the
+        student's is shrunk to the pixels in the middle, there to those before them).
     """
 
     zero_at_match, warmup = False, 1 / 12

@@ -43,8 +43,7 @@ class SimKD(Distiller):
         self.projector = convolutions(widths, (1, 3, 1), nnx.relu, rngs)
 
     def knowledge(self, student, teacher, labels):
-        projected = self.projector(student.features[-1])
-        return mean_square(*same_sides(projected, teacher.features[-1]))
+        return mean_square(*same_sides(self.projector(student.features[-1]), teacher.features[-1]))
 
     def logits(self, student, teacher):
         projector = nnx.clone(self.projector)  # a prediction must not move its batch statistics

@@ -17,7 +17,8 @@ def soft_logit_loss(*, student_logits: Array, teacher_logits: Array, temperature
         student_logits, teacher_logits: ``[n, k]``.
         temperature: above 0; 1 leaves the probabilities as they are, more makes them softer.
     """
-    log_s, log_t = (jax.nn.log_softmax(z / temperature) for z in (student_logits, teacher_logits))
+    both = (z.astype(jnp.float32) for z in (student_logits, teacher_logits))
+    log_s, log_t = (jax.nn.log_softmax(z / temperature) for z in both)
     return temperature**2 * (jnp.exp(log_t) * (log_t - log_s)).sum(-1).mean()
 
 

@@ -9,8 +9,7 @@ from kdlib.distillers.base import Array, Distiller, same_sides, stages_of
 def variational_loss(*, mean: Array, teacher: Array, variance: Array) -> Array:
     """``mean ½ [(mean − t)² / variance + log variance]`` of two maps ``[n, h, w, c]``, variances
     ``[c]``: nats per element without the constant, a scalar that may be negative."""
-    square = (mean.astype(jnp.float32) - teacher) ** 2
-    return (square / variance + jnp.log(variance)).mean() / 2
+    return ((mean.astype(jnp.float32) - teacher) ** 2 / variance + jnp.log(variance)).mean() / 2
 
 
 class VID(Distiller):

@@ -104,8 +104,7 @@ def cost(model: nnx.Module | str, image_shape=(32, 32, 3), classes: int = 10) ->
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     program = jax.make_jaxpr(lambda p, r, x: nnx.merge(graph, p, r)(x).logits)(params, rest, images)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Cost(parameters, _multiply_adds(program.jaxpr))
+    return Cost(sum(leaf.size for leaf in jax.tree.leaves(params)), _multiply_adds(program.jaxpr))
 
 
 def _multiply_adds(jaxpr) -> int:

@@ -92,8 +92,7 @@ def _in_chunks(plain, x, kernel, gradient):
     to_kernel = lambda x, gradient: jax.vjp(lambda k: plain(x, k), kernel)[1](gradient)[0]
     patches = math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])  # of one picture
     size = max(1, PATCHES // patches)
-    starts = range(0, len(x), size)
-    return sum(to_kernel(x[i : i + size], gradient[i : i + size]) for i in starts)
+    return sum(to_kernel(x[i : i + size], gradient[i : i + size]) for i in range(0, len(x), size))
 
 
 def _to_pictures(shape, kernel, gradient, strides, padding):

@@ -50,8 +50,7 @@ class Bottleneck(nnx.Module):
 
 def shortcut(make, c_in, c_out, stride):
     """The identity where shapes agree, else a strided 1x1 convolution with batch norm."""
-    changes = stride != 1 or c_in != c_out
-    return ConvNorm(make, c_in, c_out, 1, stride) if changes else nnx.identity
+    return ConvNorm(make, c_in, c_out, 1, stride) if stride != 1 or c_in != c_out else nnx.identity
 
 
 class ResNet(Network):

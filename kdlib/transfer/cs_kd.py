@@ -39,8 +39,7 @@ class CSKD(Supervised):
         # A class with a single picture has no partner but itself.
         same |= ~same.any(1, keepdims=True) & itself
         partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)
-        other = view(shift, partner)
-        return Batch(view(key, index), labels, index, progress, key, extra=other)
+        return Batch(view(key, index), labels, index, progress, key, extra=view(shift, partner))
 
     def loss(self, trained, frozen, batch):
         partner = jax.lax.stop_gradient(trained.student(batch.extra).logits)

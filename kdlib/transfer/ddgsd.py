@@ -22,8 +22,9 @@ class DDGSD(Supervised):
 
     Reference:
         Xu, Liu, "Data-Distortion Guided Self-Distillation", AAAI 2019; weights as in
-        winycg/Self-KD-Lib:methods/ddgsd.py, which reduces both means to scalars; here they are
-        vectors, as in the paper (from memory: unverified).
+        winycg/Self-KD-Lib:methods/ddsgd.py, but that halves the cross-entropies once more and
+        reduces both means to scalars; here they are vectors, as in the paper (from memory:
+        unverified).
     """
 
     family = "SelfDistillation"

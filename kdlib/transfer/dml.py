@@ -17,7 +17,7 @@ class DML(Supervised):
         peers: names of the other networks, of any architecture; None is one like the student.
         order: ``"simultaneous"``: all update from the same predictions; ``"sequential"``: one
             after the other, each seeing the others' updated predictions, as in the paper's
-            algorithm. It costs a forward and backward pass of all peers per network.
+            algorithm. It costs a forward pass of all peers and a backward pass of one, per network.
         distiller: what they teach each other; None is the paper's KL at temperature 1.
 
     Raises:

@@ -19,7 +19,7 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
         labels: int32 ``[n]``.
         target: ``"mean"`` of the logits; ``"naive"``: those of the network with the lowest
             cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy by 200 steps
-            of exponentiated gradient; ``"minlogit"``: per class the smallest of the logits after
+            of gradient descent; ``"minlogit"``: per class the smallest of the logits after
             subtracting the true class's. All but the mean are from memory of the paper: unverified.
 
     Returns:
@@ -37,9 +37,15 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
         true = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)  # (networks, n, 1)
         return (logits - true).min(0)
     mixed = lambda shares: (shares[:, None, None] * logits).sum(0)
-    slope = jax.grad(lambda shares: cross_entropy(mixed(shares), labels))
-    step = lambda _, free: free - 0.5 * slope(jax.nn.softmax(free))
-    return mixed(jax.nn.softmax(jax.lax.fori_loop(0, 200, step, jnp.zeros(len(logits)))))
+    slope = jax.grad(lambda free: cross_entropy(mixed(jax.nn.softmax(free)), labels))
+
+    def step(_, free_and_seen):  # Adagrad's, since a slope is as large as logits differ
+        free, seen = free_and_seen
+        seen += ((along := slope(free)) ** 2).sum()
+        return free - along / jnp.sqrt(seen + 1e-12), seen
+
+    start = jnp.zeros(len(logits)), jnp.zeros(())
+    return mixed(jax.nn.softmax(jax.lax.fori_loop(0, 200, step, start)[0]))
 
 
 class KDCL(Supervised):

@@ -63,6 +63,7 @@ def shows(network: nnx.Module, image_shape: tuple[int, int, int]) -> Outputs:
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy in nats of logits ``[n, k]`` with int32 ``[n]`` or shares ``[n, k]``."""
+    logits = logits.astype(jnp.float32)  # a network of one's own may show bfloat16
     if labels.ndim == 1:
         return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return optax.losses.softmax_cross_entropy(logits, labels).mean()
