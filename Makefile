@@ -42,7 +42,7 @@ notebooks: $(VENV)/.ready       ## run all notebooks afresh, in place (minutes e
 	$(RUN) -m figures.draw
 
 bench: $(VENV)/.ready           ## kdlib against PyTorch, in turns; a record in benchmarks/results
-	$(RUN) -m pip install -q -e ".[bench]"
+	$(RUN) -c "import torch" 2> /dev/null || $(RUN) -m pip install -q -e ".[bench]"
 	$(RUN) -m benchmarks.speed
 
 figures: $(VENV)/.ready         ## draw published tables, figures and README's numbers from their records; nothing is trained

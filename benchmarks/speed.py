@@ -166,6 +166,7 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     if gpu != (jax.default_backend() != "cpu"):
         parser.error("only one of JAX and PyTorch sees a GPU: install both for it, or neither")
+    torch.backends.cudnn.benchmark = True  # XLA tries algorithms out too
     pictures = options.steps * options.batch_size
     rng = np.random.default_rng(0)  # the speed doesn't depend on what is in a picture
     images = rng.integers(0, 256, (pictures, 32, 32, 3), np.uint8)
@@ -173,19 +174,19 @@ def main(arguments=None) -> None:
     split = kdlib.data.Split(images, labels)
     data = kdlib.data.Dataset("noise", "random pictures", tuple("0123456789"), split, split)
     recipe = kdlib.Recipe(batch_size=options.batch_size, zero_init=False, bfloat16=gpu)
+    out = options.out or RESULTS / f"speed-{'gpu' if gpu else 'cpu'}.json"
     found = {}
-    for work in options.work:
-        losses = same_losses(work, data, recipe)
-        found[work] = measure(work, data, recipe, options.steps, options.rounds)
-        found[work]["losses"] = losses
-    print(table(found))
     record = {
         "device": history.device(), "versions": history.versions() | {"torch": torch.__version__},
         "threads": torch.get_num_threads(), "steps": options.steps, "rounds": options.rounds,
         "batch_size": options.batch_size, "bfloat16": gpu, "works": found,
     }  # fmt: skip
-    out = options.out or RESULTS / f"speed-{'gpu' if gpu else 'cpu'}.json"
-    files.write_text(out, json.dumps(record, indent=1))
+    for work in options.work:
+        losses = same_losses(work, data, recipe)
+        found[work] = measure(work, data, recipe, options.steps, options.rounds)
+        found[work]["losses"] = losses
+        files.write_text(out, json.dumps(record, indent=1))  # lest a run that is cut leave nothing
+    print(table(found))
     print(f"record: {out}")
 
 

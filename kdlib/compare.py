@@ -31,15 +31,17 @@ class TimeUp(Exception):
 def deadline(minutes: float | None):
     """What :func:`kdlib.fit` calls after an epoch, to raise :class:`TimeUp` in time.
 
-    The next epoch is expected to take as long as the last one; compiling counts as part of one.
+    The next epoch is expected to take as long as the last one, but for a run's first here, which
+    also loads and compiles. After a run's last epoch its record is still to be written.
     """
-    started = last = time.monotonic()
+    started, last, before = time.monotonic(), 0.0, None
 
     def on_epoch(record, epoch, seeds, networks):
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
-        ends, last = now - started + (now - last), now
-        if minutes and ends > 60 * minutes:
+        ends = now - started + (now - last if record is before else 0.0)
+        last, before = now, record
+        if minutes and epoch < record.protocol["epochs"] and ends > 60 * minutes:
             raise TimeUp(f"epoch {epoch} of {record.protocol['epochs']}")
 
     return on_epoch
@@ -156,16 +158,16 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
     seeds = chosen.seeds if options.train_teacher else 1
     teacher = load_teacher(chosen, data, above, seeds, on_epoch, options.devices)
     histories, runs, demo = {}, {}, table == "demo" and data.test.masks is not None
+    records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
+    if (above / "history.json").exists():
+        History.load(above / "history.json").save(figures / TEACHER)
     for method in options.methods or chosen.table(table):
         # The demo shows where its networks look, so it needs them, not only their records.
         record = None if demo else figures / report.record_file(method)
         histories[method], run = run_method(
             method, chosen, data, teacher, out, record, on_epoch, options.devices)  # fmt: skip
         runs |= {method: run} if demo else {}
-    records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
-    records.save(figures)
-    if (above / "history.json").exists():
-        History.load(above / "history.json").save(figures / TEACHER)
+        records.save(figures)  # all so far, since time may be up before the last
     if demo:
         networks = {"teacher": teacher} | {name: run.student for name, run in runs.items()}
         maps = plots.network_attention(networks, data.test.take(slice(8)))

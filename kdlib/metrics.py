@@ -135,8 +135,6 @@ def quality(student, teacher, labels) -> dict[str, float]:
     """
     found = calibration(student.logits, labels)
     s, t = (np.asarray(jax.nn.log_softmax(z.logits), float) for z in (student, teacher))
-    return {
-        "nll": found.nll, "brier": found.brier, "ece": found.ece,
-        "agreement": float((s.argmax(-1) == t.argmax(-1)).mean()),
-        "kl": float((np.exp(t) * (t - s)).sum(-1).mean()),
-        "cka": cka(student.embedding, teacher.embedding)}  # fmt: skip
+    agreement, kl = (s.argmax(-1) == t.argmax(-1)).mean(), (np.exp(t) * (t - s)).sum(-1).mean()
+    return {"nll": found.nll, "brier": found.brier, "ece": found.ece, "agreement": float(agreement),
+            "kl": float(kl), "cka": cka(student.embedding, teacher.embedding)}  # fmt: skip

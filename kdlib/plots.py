@@ -21,12 +21,11 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def use_style() -> None:
     """Set matplotlib's defaults for the whole cookbook."""
-    plt.rcParams.update({
-        "figure.dpi": 100, "savefig.dpi": 150, "figure.facecolor": "white", "font.size": 10,
-        "savefig.facecolor": "white", "axes.facecolor": "white", "axes.titlesize": 11,
-        "legend.fontsize": 9, "figure.constrained_layout.use": True, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True,
-        "image.interpolation": "nearest", "lines.markersize": 4, "legend.frameon": False,
+    plt.rcParams.update({"figure.dpi": 100, "axes.axisbelow": True, "figure.facecolor": "white",
+        "savefig.facecolor": "white", "axes.facecolor": "white", "lines.markersize": 4,
+        "axes.titlesize": 11, "font.size": 10, "legend.fontsize": 9, "legend.frameon": False,
+        "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+        "axes.grid": True, "grid.alpha": 0.3, "savefig.dpi": 150, "image.interpolation": "nearest",
         "axes.prop_cycle": cycler(color=COLOURS) + cycler(marker=MARKERS)})  # fmt: skip
 
 

@@ -55,17 +55,15 @@ TABLES = {
         "BornAgain(ensemble=True)", "BYOT", "BYOT(alpha=0, beta=0)", "CSKD", "PSKD", "TfKD",
         "TfKD(virtual_teacher='paper')", "TfKDSelf", "DDGSD", "EMATeacher")}  # fmt: skip
 
-SMOKE = Preset(
-    name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25", pretrained=None,
-    student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),
+SMOKE = Preset(name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25",
+    pretrained=None, student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),
     recipe=Recipe(epochs=2, batch_size=32), beta=100.0, seeds=2)  # fmt: skip
 # Few labels, so that there is something to gain. The rate drops later than in the original's
 # recipe, and blocks don't start as the identity: in so short a run both cost a plain student
 # accuracy (notebook 01 shows it), and a weak baseline would flatter every method. Testing takes
 # longer than training here, so it is done every few epochs.
 SHORT = Recipe(epochs=80, batch_size=32, decay_points=(0.6, 0.85), zero_init=False, test_every=8)
-WORKSHOP = Preset(
-    name="workshop", data="shapes", subset=256, test=1000, teacher="ResNet20x0.5",
+WORKSHOP = Preset(name="workshop", data="shapes", subset=256, test=1000, teacher="ResNet20x0.5",
     pretrained="shapes_res20x0.5", student="ResNet8x0.5", recipe=SHORT, beta=100.0, seeds=3,
     teacher_recipe=replace(SHORT, epochs=9, batch_size=64, test_every=1))  # fmt: skip
 FULL = Preset(
@@ -73,8 +71,7 @@ FULL = Preset(
     student="ResNet32", teacher_recipe=Recipe(), recipe=Recipe(), beta=1000.0, seeds=3)  # fmt: skip
 
 # ``full`` where there is no GPU: the same recipe with fewer layers, labels and epochs.
-REDUCED = replace(
-    FULL, name="reduced", subset=20_000, teacher="ResNet20", pretrained="res20_c10",
+REDUCED = replace(FULL, name="reduced", subset=20_000, teacher="ResNet20", pretrained="res20_c10",
     student="ResNet8", teacher_recipe=Recipe(epochs=20), recipe=Recipe(epochs=10))  # fmt: skip
 
 PRESETS = {p.name: p for p in (SMOKE, WORKSHOP, REDUCED, FULL)}

@@ -148,7 +148,8 @@ def protocol(history: History) -> str:
     return (
         f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
         f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; "
-        f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}; {seeds}; "
+        f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}"
+        f"{', bfloat16' * bool(recipe.get('bfloat16'))}; {seeds}; "
         f"{facts['reported']} reported; {facts['device']}")  # fmt: skip
 
 

@@ -48,6 +48,28 @@ def test_gradients_are_those_of_the_plain_convolution(
         np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernels", ["one", "of each seed"])
+def test_gradients_of_several_seeds_on_a_gpu(stride, kernels, monkeypatch):
+    """What a GPU gets: values as plain, and a kernel's gradient from the convolution's own rule."""
+    monkeypatch.setattr(convolution.lax, "platform_dependent", lambda *a, cpu, default: default(*a))
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (3, 4, 8, 8, 5))  # of three seeds, four pictures
+    kernel = jax.random.normal(keys[1], (3, 3, 3, 5, 6))
+    kernel, axes = (kernel[0], (0, None)) if kernels == "one" else (kernel, 0)
+    names = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    found, expected = (
+        jax.vmap(
+            jax.grad(lambda x, k, f=f: (f(x, k, (stride,) * 2, ((1, 1),) * 2, **names) ** 2).sum(),
+                     (0, 1)), axes)
+        for f in (convolution.convolve, jax.lax.conv_general_dilated)
+    )  # fmt: skip
+    for mine, plain in zip(found(x, kernel), expected(x, kernel), strict=True):
+        np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+    text = str(jax.make_jaxpr(found)(x, kernel))
+    assert "batch_group_count=3" in text  # mapping a gradient would group its features instead
+
+
 @needs_oneDNN
 def test_large_convolutions_are_oneDNNs(monkeypatch):
     """Forward, to pictures, and two chunks to the kernel: calls in what is compiled; and vmap."""

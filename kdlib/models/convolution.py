@@ -74,13 +74,30 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
 
     def backward(saved, gradient):
         ours = lambda *args: (to_x(*args), to_kernel(*args))
-        theirs = lambda x, kernel, gradient: jax.vjp(plain, x, kernel)[1](gradient)
-        return lax.platform_dependent(*saved, gradient, cpu=ours, default=theirs)
+        return lax.platform_dependent(*saved, gradient, cpu=ours, default=_of_each_seed(plain))
 
     run = lambda x, kernel: lax.platform_dependent(x, kernel, cpu=forward, default=plain)
     convolution = jax.custom_vjp(run if forward is not plain else plain)
     convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
     return convolution(x, kernel)
+
+
+def _of_each_seed(plain):
+    """Both gradients of ``plain``, and of several seeds those of one convolution of them all.
+
+    XLA's gradient to a kernel, mapped over seeds, would be a forward convolution with a window as
+    large as the map, and a GPU's library takes it as that; of a convolution that was mapped over
+    seeds it is known as what it is.
+    """
+    both = jax.custom_batching.custom_vmap(lambda x, k, g: jax.vjp(plain, x, k)[1](g))
+
+    def seeds(size, mapped, *arrays):
+        every = lambda a, is_mapped: a if is_mapped else jnp.broadcast_to(a, (size, *a.shape))
+        x, kernel, gradient = map(every, arrays, mapped)
+        return jax.vjp(jax.vmap(plain), x, kernel)[1](gradient), (True, True)
+
+    both.def_vmap(seeds)
+    return both
 
 
 def _in_chunks(plain, x, kernel, gradient):

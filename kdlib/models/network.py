@@ -70,10 +70,9 @@ class Make(NamedTuple):
         even sides, for weights that were trained so.
         """
         near = max(size // 2 - (stride - 1) * self.same_padding, 0)  # of strides 1 and 2
-        return nnx.Conv(
-            c_in, c_out, (size, size), strides=stride, padding=((near, size // 2),) * 2,
-            use_bias=False, feature_group_count=groups, dtype=self.dtype,
-            kernel_init=lecun_normal, conv_general_dilated=convolve, rngs=self.rngs)  # fmt: skip
+        return nnx.Conv(c_in, c_out, (size, size), strides=stride, use_bias=False, dtype=self.dtype,
+            padding=((near, size // 2),) * 2, feature_group_count=groups, rngs=self.rngs,
+            kernel_init=lecun_normal, conv_general_dilated=convolve)  # fmt: skip
 
     def norm(self, channels, ends_block=False):
         """Batch norm; with ``zero_init`` one that ends a residual block starts with scale 0."""

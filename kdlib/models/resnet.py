@@ -24,8 +24,7 @@ class BasicBlock(nnx.Module):
         self.shortcut = shortcut(make, c_in, c_out, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = nnx.relu(self.norm1(self.conv1(x)))
-        return self.norm2(self.conv2(y)) + self.shortcut(x)
+        return self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(x))))) + self.shortcut(x)
 
 
 class Bottleneck(nnx.Module):

@@ -24,8 +24,7 @@ TRANSFERS: dict[str, type[Supervised]] = {cls.__name__: cls for cls in (Supervis
     ONE, KDCL, BornAgain, BYOT, CSKD, PSKD, TfKD, DDGSD, EMATeacher)}  # fmt: skip
 # What --transfer takes, and what each does with an ordinary distiller.
 FAMILIES = ("Supervised", "Offline", "Online", "SelfDistillation")
-NICKNAMES = {
-    "plain": "Supervised", "LabelSmoothing": "Supervised(smoothing=0.1)",
+NICKNAMES = {"plain": "Supervised", "LabelSmoothing": "Supervised(smoothing=0.1)",
     "Mixup": "Supervised(mixup=1.0)", "CutMix": "Supervised(cutmix=1.0)",
     "EMA": "Supervised(average=0.99)", "Longer": "Supervised(longer=2.0)",
     "TfKDSelf": "BornAgain(distiller=TfKDSelf())"}  # fmt: skip
