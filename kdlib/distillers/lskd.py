@@ -37,7 +37,7 @@ class LSKD(Distiller):
     def __init__(self, of: Distiller | None = None, scale: float = 9.0):
         self.of = of = SoftLogits(temperature=2.0, alpha=1.0, gamma=0.1) if of is None else of
         require(isinstance(of, Distiller) and of.views == 1 and not of.deploys,
-                "of=: give one of logits, SoftLogits(); MLKD has standardised=True")  # fmt: skip
+                "of=: give one of logits like SoftLogits(); MLKD: standardised=True")  # fmt: skip
         kept = "ce_weight pretrain_ce afterwards mixup zero_at_match teacher_training".split()
         for name in (*COMMON, *kept):
             setattr(self, name, getattr(of, name))
