@@ -17,9 +17,9 @@ from kdlib.train import networks
 from kdlib.transfer import Offline, Supervised
 
 
-def gradient_ratio(student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *,
-                   at: Sequence[float] = (0.0, 0.25, 1.0), batches: int = 4,
-                   seed: int = 0) -> dict[float, float]:  # fmt: skip
+def gradient_ratio(
+    student: str, data: Dataset, transfer: Supervised, recipe: Recipe, *, batches: int = 4,
+    at: Sequence[float] = (0.0, 0.25, 1.0), seed: int = 0) -> dict[float, float]:  # fmt: skip
     """How long the knowledge's gradient is against the cross-entropy's, as a run goes on.
 
     ‖∇ knowledge‖ / ‖∇ cross-entropy‖ with respect to the student's parameters, both with their
@@ -78,9 +78,9 @@ class SweptSoftLogits(SoftLogits):
 
 
 def sweep(
-    student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *,
-    temperatures: Sequence[float], alphas: Sequence[float], seeds: int = 1,
-    fused: bool | None = None, progress: bool = True) -> np.ndarray:  # fmt: skip
+    student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *, seeds: int = 1,
+    temperatures: Sequence[float], alphas: Sequence[float], fused: bool | None = None,
+    progress: bool = True) -> np.ndarray:  # fmt: skip
     """Train with every pair of temperature and share; one compiled program serves them all.
 
     On a GPU all runs are one vmapped program; on a CPU they follow one another. Where the data has

@@ -30,7 +30,7 @@ def save_tree(path, tree, metadata: dict) -> None:
     arrays = {name: np.asarray(_raw(leaf)) for name, leaf in named_leaves(tree)}
     header = {HEADER: json.dumps(metadata)}  # several entries would be written in a random order
     with replacing(path) as scratch:
-        safetensors.numpy.save_file(arrays, scratch, metadata=header)
+        scratch.write_bytes(safetensors.numpy.save(arrays, header))
 
 
 def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
@@ -42,7 +42,7 @@ def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is truncated or no safetensors checkpoint: {error}") from error
 
 

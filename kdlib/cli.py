@@ -39,7 +39,7 @@ def run(main) -> None:
     """Call a script's main; what its user can mend ends in one line, exit status 2."""
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -60,6 +60,8 @@ def _checked(kind, accepts, what: str):
 positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
+plain = _checked(str, lambda name: name == pathlib.Path(name).stem, "a name without folder or dot")
+folder = lambda text: pathlib.Path(text).expanduser()
 
 
 def training_parser(prog: str, description: str) -> Parser:
@@ -94,10 +96,10 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--devices", type=positive, help="how many share the work: on GPUs and TPUs the seeds "
          "first, then the pictures of each batch (as many as deal the seeds out evenly)")
     flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
-    flag("--train_path", default="runs/test", type=pathlib.Path, help="folder (%(default)s)")
+    flag("--train_path", default="runs/test", type=folder, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
     flag("--trained_param", help="start from the weights of this checkpoint")
-    flag("--publish", help="also save the first seed's network in pretrained/ by this name")
+    flag("--publish", type=plain, help="name in pretrained/ to save the first seed's network by")
     # fmt: on
     return parser
 
@@ -151,16 +153,15 @@ def train_and_report(name: str, transfer, options, data) -> None:
         student = lambda seed: load() if seed in seeds else fresh(None, seed)  # peers start afresh
         weights = checkpoint.digest(load())  # errors come before any training
         student.__name__ = f"{name} from {options.trained_param} ({weights})"
-    run_dir = options.train_path.expanduser()
+    run_dir = options.train_path
     require(not run_dir.is_file(), f"--train_path {run_dir} is a file: give a folder")
     method = getattr(options, "distiller", None)  # as it was typed
     log = tensorboard.Writer(run_dir) if options.do_log else None
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,
               label=method or name, devices=options.devices, on_epoch=log)  # fmt: skip
     history, config, protocol = run.history, run.history.config, run.history.protocol
-    facts = {"architecture": name, "classes": list(data.classes), "data": data.describe()}
-    facts |= {key: config[key] for key in ("recipe", "distiller")}
-    facts |= {key: protocol[key] for key in ("device", "parameters", "versions")}
+    facts, kept = {"architecture": name, "classes": list(data.classes)}, config | protocol
+    facts |= {k: kept[k] for k in "data recipe distiller device parameters versions".split()}
     taught = method if config["transfer"] == "Offline" else config["distiller"]
     facts |= {"teacher": getattr(options, "teacher", None), "method": taught}
     if not isinstance(run.student, models.Network):  # SimKD's, an ensemble: not to be built by name

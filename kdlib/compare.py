@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add("--train_teacher", type=pathlib.Path, metavar="DIR", help="train it there, all seeds")
+    add("--train_teacher", type=cli.folder, metavar="DIR", help="train it there, all seeds")
     add("--teacher_epochs", type=cli.positive, help="train a teacher, for so many epochs")
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
-    add("--out", type=pathlib.Path, help="where runs are kept (runs/TABLE)")
+    add("--out", type=cli.folder, help="where runs are kept (runs/TABLE)")
     add("--figures", help="for tables, figures, records; may contain {table} (OUT/figures)")
     return parser
 
@@ -187,9 +187,9 @@ def choose(options) -> Preset:
     recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
     data = options.dataset or chosen.data
     kept = data.lower() == chosen.data and not (options.train_teacher or options.teacher_epochs)
-    return replace(chosen, recipe=recipe, teacher_recipe=above, data=data,
-                   seeds=options.seeds or chosen.seeds,
-                   pretrained=chosen.pretrained if kept else None)  # fmt: skip
+    seeds, pretrained = options.seeds or chosen.seeds, chosen.pretrained if kept else None
+    return replace(chosen, recipe=recipe, teacher_recipe=above, data=data, seeds=seeds,
+                   pretrained=pretrained)  # fmt: skip
 
 
 def main(arguments=None) -> None:
@@ -200,22 +200,23 @@ def main(arguments=None) -> None:
     chosen = choose(options)
     for method in options.methods or [m for table in options.table for m in chosen.table(table)]:
         transfer.make(method)  # a wrong name ends here, before anything is trained
+    for labels in options.labels or []:  # and so do too many labels
+        load_data(chosen, options.data_path, labels)
     out = options.out or pathlib.Path("runs") / "-".join(options.table)
-    figures = options.figures or str(out / "figures")
+    figures = str(cli.folder(options.figures or out / "figures"))
     if len(options.table) > 1 and "{table}" not in figures:
         figures += "/{table}"
     for table in options.table:
-        found, above = {}, pathlib.Path(figures.replace("{table}", table))
+        done, above = {}, pathlib.Path(figures.replace("{table}", table))
         for labels in options.labels or [None]:
             try:  # tables share their runs: a method that is in two of them is trained once
-                done = run_table(options, chosen, table, labels, out, above, on_epoch)
+                done[labels], text = run_table(options, chosen, table, labels, out, above, on_epoch)
             except TimeUp as reached:
                 print(f"stopped in time after {reached}; the same command goes on there")
                 raise SystemExit(75) from None
-            found[labels], text = done
             print(f"\n{text}\n")
-        if len(found) > 1:
-            plots.save(plots.efficiency(found), above / "efficiency.png")
+        if len(done) > 1:
+            plots.save(plots.efficiency(done), above / "efficiency.png")
         print(f"figures and records: {above}")
 
 

@@ -21,4 +21,4 @@ def replacing(path):
 def write_text(path, text: str) -> None:
     """Replace a file's content in one step."""
     with replacing(path) as scratch:
-        scratch.write_text(text + "\n")
+        scratch.write_text(text + "\n", encoding="utf-8")

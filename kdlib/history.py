@@ -33,6 +33,12 @@ class History:
             curves = self.curves.setdefault(name, [[] for _ in self.seeds])
             curves[self.seeds.index(seed)].append(float(value))
 
+    def ran(self, **facts: str) -> None:
+        """Add what a part of the run was computed on to the protocol: ``"one, then another"``."""
+        for name, fact in facts.items():
+            each = f"{self.protocol.get(name) or fact}, then {fact}".split(", then ")
+            self.protocol[name] = ", then ".join(dict.fromkeys(each))
+
     def last(self, metric: str = "test_accuracy") -> np.ndarray:
         """The value after the last epoch, ``[seeds]``: what the cookbook reports."""
         return np.array([curve[-1] for curve in self.curves[metric]])
@@ -44,6 +50,10 @@ class History:
         """
         generations = self.protocol.get("generations", 1)
         return np.array([max(c[-len(c) // generations :]) for c in self.curves[metric]])
+
+    def diverged(self) -> list[int]:
+        """The seeds whose loss is no number any more; their accuracy is chance's, no method's."""
+        return np.array(self.seeds)[~np.isfinite(self.last("train_loss"))].tolist()
 
     def curve(self, metric: str) -> np.ndarray:
         """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""
@@ -58,10 +68,8 @@ class History:
         last = self.protocol.get("epochs", done)
         return tested if count == done else tested[(tested % every == 0) | (tested == last)]
 
-    @property
-    def epochs(self) -> int:
-        """Epochs that every seed has finished."""
-        return min(len(curve) for curve in self.curves["seconds"]) if self.curves else 0
+    # Epochs that every seed has finished.
+    epochs = property(lambda self: min(map(len, self.curves["seconds"])) if self.curves else 0)
 
     def seconds(self) -> float:
         """Training time of a seed: the median epoch times the epochs, so that one slow epoch on a

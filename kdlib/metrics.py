@@ -17,8 +17,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         """In per cent, ``"46.1 ± 0.8"``; the half-width only where there are several seeds."""
-        spread = "" if np.isnan(self.half) else f" ± {100 * self.half:.1f}"
-        return f"{100 * self.mean:.1f}{spread}"
+        return f"{100 * self.mean:.1f}" + f" ± {100 * self.half:.1f}" * (not np.isnan(self.half))
 
 
 def interval(values) -> Interval:

@@ -7,10 +7,10 @@ import inspect
 import pathlib
 import re
 import runpy
+import typing
 from collections.abc import Callable, Iterable
 
-# What text can give in place of a default.
-LIKE = {int: int, float: (int, float), str: str, tuple: (tuple, list)}
+OWN_FILE = r"[^\s(,=+][^(,=+]*\.py"  # of a path in text; it may have spaces
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -48,7 +48,8 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
         return f"own_{len(own) - 1}"
 
     try:
-        tree = ast.parse(re.sub(r"[\w./\\~-]+:[A-Za-z_]\w*", note, text.strip()), mode="eval").body
+        ours = re.sub(rf"({OWN_FILE}|[\w.]+):[A-Za-z_]\w*", note, text.strip())
+        tree = ast.parse(ours, mode="eval").body
     except SyntaxError:
         tree = None
     return _build(tree, text, kind, table, wrap, own)
@@ -65,6 +66,7 @@ def _build(node, text, kind, table, wrap, own):
     require(plain, f"{kind} '{text}': write it like 'SoftLogits(alpha=0.5) + AT'")
     require(name.id in own or name.id in table, unknown(kind, name.id, table))
     found = load_object(own[name.id]) if name.id in own else table[name.id]
+    require(callable(found), f"{text} is {found!r}: give a function or a class")
     values, accepted = {}, settings(found)
     for keyword in getattr(node, "keywords", []):
         try:
@@ -77,15 +79,23 @@ def _build(node, text, kind, table, wrap, own):
     known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
     for setting, value in values.items():
         require(setting in accepted, f"{name.id} has no setting '{setting}': it takes {known}")
-        like = object if name.id in own else LIKE.get(type(accepted[setting].default), object)
-        require(isinstance(value, like), f"{name.id} takes {known}, not {setting}={value!r}")
+        fits = name.id in own or _is(value, accepted[setting].annotation)
+        require(fits, f"{name.id} takes {known}, not {setting}={value!r}")
     try:
-        made = found(**values) if values or name.id not in own else found
+        makes = values or name.id not in own or (name is not node and not shared)  # f() is called
+        made = found(**values) if makes else found
         made = wrap(made, own[name.id]) if name.id in own else made
         require(not shared or hasattr(made, "scheduled"), f"{name.id} takes no {', '.join(shared)}")
         return made.scheduled(**shared) if shared else made
     except TypeError as error:
         raise ValueError(f"{kind} '{text}': {error}") from error
+
+
+def _is(value, kind) -> bool:
+    """Whether a value is what an argument is annotated as; any number is a float."""
+    alone = typing.get_origin(kind) in (None, tuple)  # else float | None
+    kinds = [typing.get_origin(k) or k for k in ([kind] if alone else typing.get_args(kind))]
+    return isinstance(value, (*kinds, *[int] * (float in kinds), *[list] * (tuple in kinds)))
 
 
 def settings(made_by) -> dict[str, inspect.Parameter]:
@@ -109,14 +119,8 @@ def load_object(address: str):
         ValueError: it has no such name.
     """
     place, _, name = address.rpartition(":")
-    if place.endswith(".py"):
-        path = pathlib.Path(place).expanduser()
-        require(path.is_file(), f"no file {path}: give file.py:Name", FileNotFoundError)
-        found = runpy.run_path(str(path))
-    else:
-        try:
-            found = vars(importlib.import_module(place))
-        except ModuleNotFoundError as error:
-            raise FileNotFoundError(f"no module '{place}': give module:Name") from error
+    path, is_file = pathlib.Path(place).expanduser(), place.endswith(".py")
+    require(not is_file or path.is_file(), f"no file {path}: give file.py:Name", FileNotFoundError)
+    found = runpy.run_path(str(path)) if is_file else vars(importlib.import_module(place))
     require(name in found, unknown(f"name in {place}", name, [n for n in found if n[0] != "_"]))
     return found[name]

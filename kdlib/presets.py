@@ -43,17 +43,14 @@ class Preset:
 TABLES = {
     "demo": ("plain", "SoftLogits", "AT(beta=BETA)", "SoftLogits + AT(beta=BETA)"),
     "baselines": ("plain", "Longer"),  # what the compute of a teacher buys without one
-    "offline": (
-        "plain", "Longer", "SoftLogits", "LSKD", "LogitMSE", "DKD", "DIST", "MLKD", "FunMatch",
-        "AT", "AT(beta=BETA)", "FitNet", "FSP", "NST", "VID", "AB", "FT", "OFD", "ReviewKD",
-        "CATKD", "SRRL", "SimKD", "SP", "CC", "RKD", "PKT", "CRD"),
-    "online": (
-        "plain", "Longer", "Online(distiller=SoftLogits)", "DML", "DML(order='sequential')", "ONE",
-        "KDCL", "KDCL(target='linear')"),
-    "self": (
-        "plain", "Longer", "LabelSmoothing", "Mixup", "CutMix", "EMA", "BornAgain",
-        "BornAgain(ensemble=True)", "BYOT", "BYOT(alpha=0, beta=0)", "CSKD", "PSKD", "TfKD",
-        "TfKD(virtual_teacher='paper')", "TfKDSelf", "DDGSD", "EMATeacher")}  # fmt: skip
+    "offline": ("plain", "Longer", "SoftLogits", "LSKD", "LogitMSE", "DKD", "DIST", "MLKD",
+                "FunMatch", "AT", "AT(beta=BETA)", "FitNet", "FSP", "NST", "VID", "AB", "FT", "OFD",
+                "ReviewKD", "CATKD", "SRRL", "SimKD", "SP", "CC", "RKD", "PKT", "CRD"),
+    "online": ("plain", "Longer", "Online(distiller=SoftLogits)", "DML", "DML(order='sequential')",
+               "ONE", "KDCL", "KDCL(target='linear')"),
+    "self": ("plain", "Longer", "LabelSmoothing", "Mixup", "CutMix", "EMA", "BornAgain",
+             "BornAgain(ensemble=True)", "BYOT", "BYOT(alpha=0, beta=0)", "CSKD", "PSKD", "TfKD",
+             "TfKD(virtual_teacher='paper')", "TfKDSelf", "DDGSD", "EMATeacher")}  # fmt: skip
 
 SMOKE = Preset(name="smoke", data="shapes", subset=128, test=100, teacher="ResNet14x0.25",
     pretrained=None, student="ResNet8x0.25", teacher_recipe=Recipe(epochs=1, batch_size=32),

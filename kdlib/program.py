@@ -14,6 +14,7 @@ from kdlib import parallel
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.models.convolution import compiled
+from kdlib.names import require
 from kdlib.progress import Progress
 from kdlib.score import scorer
 from kdlib.transfer import Setup, Supervised
@@ -55,6 +56,13 @@ class Recipe:
     bfloat16: bool = False
     eval_batch_size: int = 250
     test_every: int = 1
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "eval_batch_size", "test_every"):
+            whole = isinstance(value := getattr(self, name), int) and value > 0
+            require(whole, f"{name}={value!r}: give a whole number above 0")
+        fits = 0 <= self.dot < 1 - self.momentum or not self.dot  # a momentum stays below 1
+        require(fits, f"dot={self.dot}: give less than 1 - momentum, here {1 - self.momentum:.4g}")
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         """Learning rate by step. It drops between epochs, and not before the first has ended."""
@@ -108,9 +116,8 @@ class Program:
         mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
     """
 
-    def __init__(self, network: Callable[[str | None, int], nnx.Module], data: Dataset,
-                 transfer: Supervised, recipe: Recipe, fused: bool,
-                 mesh: jax.sharding.Mesh | None = None):  # fmt: skip
+    def __init__(self, network: Callable, data: Dataset, transfer: Supervised, recipe: Recipe,
+                 fused: bool, mesh: jax.sharding.Mesh | None = None):  # fmt: skip
         self.network, self.transfer, self.recipe, self.fused = network, transfer, recipe, fused
         self.mesh = mesh or parallel.mesh(1, 1, recipe.batch_size)
         self.classes, self.image_shape = data.num_classes, data.image_shape

@@ -97,8 +97,8 @@ def results_table(histories: dict[str, History], *, teacher: float | None = None
     if teacher is not None:
         rows.append(["teacher", f"{100 * teacher:.1f}", *[""] * 7])
     for name, history in histories.items():
-        accuracy = history.last()
-        row = [name, str(metrics.interval(accuracy)), "", "", ""]
+        accuracy, lost = history.last(), history.diverged()
+        row = [name, f"{metrics.interval(accuracy)}{' (diverged)' * bool(lost)}", "", "", ""]
         if name != baseline:
             difference, verdict = metrics.compare(accuracy, base.last())
             gain, gap = accuracy.mean() - low, teacher and teacher - low
@@ -145,12 +145,12 @@ def protocol(history: History) -> str:
     config, facts = history.config, history.protocol
     data, recipe = config["data"], config["recipe"]
     seeds = f"{len(history.seeds)} seed{'s' if len(history.seeds) > 1 else ''}"
-    return (
-        f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
-        f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; "
-        f"{facts.get('epochs', recipe['epochs'])} epochs, batch {recipe['batch_size']}"
-        f"{', bfloat16' * bool(recipe.get('bfloat16'))}; {seeds}; "
-        f"{facts['reported']} reported; {facts['device']}")  # fmt: skip
+    epochs, half = facts.get("epochs", recipe["epochs"]), ", bfloat16" * recipe.get("bfloat16", 0)
+    seeds += f"; diverged: {history.diverged()}" if history.diverged() else ""
+    return (f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
+            f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; {epochs} epochs, "
+            f"batch {recipe['batch_size']}{half}; {seeds}; {facts['reported']} reported; "
+            f"{facts['device']}")  # fmt: skip
 
 
 def protocols(histories: dict[str, History]) -> str:

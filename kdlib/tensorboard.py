@@ -9,16 +9,19 @@ class Writer:
     """Writes metrics of finished epochs to ``run_dir/events/seed-N``; ``fit`` calls it."""
 
     def __init__(self, run_dir: pathlib.Path):
-        self.folder, self.writers = run_dir / "events", {}
-
-    def __call__(self, history: History, epoch: int, seeds: list[int], networks=None):
         from tensorboardX import SummaryWriter
 
+        # All epochs anew, so that after a kill none is missing and none shows twice.
+        self.writer = lambda seed: SummaryWriter(f"{run_dir}/events/seed-{seed}", purge_step=1)
+        self.writers, self.written = {}, {}
+
+    def __call__(self, history: History, epoch: int, seeds: list[int], networks=None):
         for seed in seeds:
-            if seed not in self.writers:  # a resumed run shows none of its epochs twice
-                self.writers[seed] = SummaryWriter(f"{self.folder}/seed-{seed}", purge_step=epoch)
+            self.writers[seed] = self.writers.get(seed) or self.writer(seed)
             for name, curves in history.curves.items():
-                if epoch in history.points(name, seed)[-1:]:  # else it wasn't tested in this one
-                    value = curves[history.seeds.index(seed)][-1]
-                    self.writers[seed].add_scalar(name.replace("_", "/", 1), value, epoch)
+                curve = curves[history.seeds.index(seed)]
+                for at, value in zip(history.points(name, seed).tolist(), curve, strict=True):
+                    if at > self.written.get(seed, 0):
+                        self.writers[seed].add_scalar(name.replace("_", "/", 1), value, at)
             self.writers[seed].flush()
+            self.written[seed] = epoch

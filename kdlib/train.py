@@ -1,6 +1,7 @@
 """``fit``, which every notebook and script calls: seeds, epochs, records and resuming."""
 
 import contextlib
+import inspect
 import json
 import pathlib
 import re
@@ -18,12 +19,11 @@ from kdlib import checkpoint, files, history, models, parallel
 from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
-from kdlib.names import require
+from kdlib.names import OWN_FILE, require
 from kdlib.program import Modules, Program, Recipe, TrainState
 from kdlib.progress import Progress
-from kdlib.score import scorer
 from kdlib.transfer import Supervised
-from kdlib.transfer.supervised import shows
+from kdlib.transfer.supervised import cross_entropy, shows
 
 
 class Run(NamedTuple):
@@ -37,10 +37,7 @@ class Run(NamedTuple):
     students: list[nnx.Module]
     modules: list[nnx.Module]
 
-    @property
-    def student(self) -> nnx.Module:
-        """The first seed's network."""
-        return self.students[0]
+    student = property(lambda self: self.students[0])  # the first seed's
 
 
 def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str, float]:
@@ -49,12 +46,9 @@ def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str
     Returns:
         ``accuracy``, a share, and ``loss``, the mean negative log-likelihood in nats.
     """
-    model.eval()
-    graph, state = nnx.split(model)
-    images, labels = jnp.asarray(split.images), jnp.asarray(split.labels)
-    score = scorer(lambda state, images: nnx.merge(graph, state)(images).logits, batch_size)
-    accuracy, loss = score(nnx.to_pure_dict(state), images, labels)
-    return {"accuracy": float(accuracy), "loss": float(loss)}
+    logits = predict(model, split.images, batch_size, maps=False).logits
+    right = logits.argmax(-1) == split.labels
+    return {"accuracy": float(right.mean()), "loss": float(cross_entropy(logits, split.labels))}
 
 
 def predict(model: nnx.Module, images, batch_size: int = 250, maps: bool = True) -> Outputs:
@@ -84,12 +78,10 @@ def networks(student: str | Callable[[int], nnx.Module], data: Dataset, recipe: 
 
 
 def fit(
-    student: str | Callable[[int], nnx.Module], data: Dataset,
-    transfer: Supervised | None = None, recipe: Recipe = Recipe(), *,
-    seeds: int | Sequence[int] = 1, run_dir: str | pathlib.Path | None = None,
-    label: str | None = None, fused: bool | None = None, devices: int | None = None,
-    on_epoch: Callable[[History, int, list[int], Callable], None] | None = None,
-    progress: bool = True) -> Run:  # fmt: skip
+    student: str | Callable[[int], nnx.Module], data: Dataset, transfer: Supervised | None = None,
+    recipe: Recipe = Recipe(), *, seeds: int | Sequence[int] = 1, progress: bool = True,
+    run_dir: str | pathlib.Path | None = None, label: str | None = None, fused: bool | None = None,
+    devices: int | None = None, on_epoch: Callable | None = None) -> Run:  # fmt: skip
     """Train a network, once per seed.
 
     Args:
@@ -114,12 +106,11 @@ def fit(
             that aren't there or can't share the batch.
     """
     transfer = transfer or Supervised()
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(map(int, seeds))
     fused = jax.default_backend() != "cpu" if fused is None else fused
-    is_name = isinstance(student, str)
-    name = models.canonical(student) if is_name else getattr(student, "__name__", "custom")
-    _check(data, transfer, recipe, seeds)
-    config = configuration(name, data, transfer, recipe, seeds)
+    _check(student, data, transfer, recipe, seeds)
+    config = configuration(student, data, transfer, recipe, seeds)
+    name = config["student"]
     recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
     mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
@@ -142,21 +133,34 @@ def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
     return [program.deployed(state.params, state.rest, frozen) for state in states]
 
 
-def configuration(student: str, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
+def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
     """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`.
 
-    Pictures are there as their mean; labels, frozen teachers and files of one's own as checksums.
+    Pictures, of training and test, are there as their means; labels, frozen teachers and what is
+    one's own as checksums.
     """
-    own = re.findall(r"([^\s(,=+]+\.py):", transfer.spec)
+    is_name = isinstance(student, str)
     config = {
-        "student": student, "transfer": transfer.name, "distiller": transfer.spec,
+        "student": models.canonical(student) if is_name else getattr(student, "__name__", "custom"),
+        "transfer": transfer.name, "distiller": transfer.spec, "own": _own(student, transfer),
         "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
-        "picture_mean": [round(value, 3) for value in data.mean],
+        "picture_mean": [round(v, 3) for s in (data.train, data.test) for v in s.moments[0]],
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
-        "labels": checkpoint.digest(data.train.labels),
-        "files": {file: checkpoint.sha256(pathlib.Path(file).expanduser())[:16] for file in own},
+        "labels": checkpoint.digest([data.train.labels, data.test.labels]),
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds)}  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
+
+
+def _own(student, transfer) -> dict[str, str]:
+    """Checksums of what isn't ours: of files named in text, and of functions' and classes' text."""
+    paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
+    found = {str(path): checkpoint.sha256(path.expanduser())[:16] for path in paths}
+    parts = nnx.iter_modules(getattr(transfer, "distiller", None) or nnx.Module())
+    for each in (student, *(getattr(part, "function", type(part)) for _, part in parts)):
+        if not getattr(each, "__module__", "kdlib").startswith(("kdlib", "flax")):
+            with contextlib.suppress(OSError, TypeError):  # of a shell, or no function: no text
+                found[each.__qualname__] = checkpoint.digest(np.array(inspect.getsource(each)))
+    return found
 
 
 def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[TrainState]:
@@ -180,11 +184,10 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
             for place, value in zip(places, values, strict=True):
                 record.curves[curve][place] = value
         first = metadata["epoch"]
-        for fact in ("device", "code"):  # each once, where a run went on with another
-            now = record.protocol[fact]
-            each_once = f"{metadata.get(fact, now)}, then {now}".split(", then ")
-            record.protocol[fact] = ", then ".join(dict.fromkeys(each_once))
+        record.ran(**{fact: metadata[fact] for fact in ("device", "code")})
         shown.advance(first * program.steps * recipe.batch_size * len(group))
+    if first < program.epochs:
+        record.ran(device=history.device(program.mesh.size), code=history.code())
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
             generation = epoch // recipe.epochs
@@ -211,15 +214,18 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
     return each()
 
 
-def _check(data, transfer, recipe, seeds):
+def _check(student, data, transfer, recipe, seeds):
+    require(isinstance(transfer, Supervised), f"{transfer=}: give what transfer.make returns")
     size, pictures = recipe.batch_size, len(data.train)
     require(size <= pictures, f"a batch of {size} is larger than the {pictures} training pictures: "
             "use a smaller batch size")  # fmt: skip
     require(0 < len(seeds) == len(set(seeds)), f"seeds={seeds}: give at least one, each once")
-    for name, module in transfer.frozen().items():
+    own = {} if isinstance(student, str) else {"student": nnx.eval_shape(lambda: student(seeds[0]))}
+    for name, module in (transfer.frozen() | own).items():
+        require(module is not None, f"{transfer.spec} needs a {name}: give a trained network")
         known = shows(module, data.image_shape).logits.shape[-1]
         require(known == data.num_classes, f"the {name} knows {known} classes and {data.name} has "
-                f"{data.num_classes}: train a teacher on this data")  # fmt: skip
+                f"{data.num_classes}: take one for this data")  # fmt: skip
 
 
 def _protocol(program: Program, data: Dataset) -> dict:
@@ -229,10 +235,8 @@ def _protocol(program: Program, data: Dataset) -> dict:
     used = nnx.eval_shape(program.deployed, state.params, state.rest, program.frozen)
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     return {
-        "reported": "last epoch", "views": program.transfer.views,
-        "device": history.device(program.mesh.size), "fused": program.fused,
-        "versions": history.versions(), "code": history.code(), "parameters": student.parameters,
-        "multiply_adds": student.multiply_adds, "trained_parameters": sum(sizes),
+        "reported": "last epoch", "views": program.transfer.views, "fused": program.fused,
+        "versions": history.versions(), "trained_parameters": sum(sizes), **student._asdict(),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],
         "epochs": program.epochs, "generations": program.transfer.generations}  # fmt: skip
@@ -245,13 +249,12 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
         ValueError: another run is there; the message names the settings that differ.
     """
     path = run_dir / "config.json"
-    if not path.exists():
+    if not (path.exists() and any(run_dir.glob(f"*{checkpoint.SUFFIX}"))):  # nothing trained yet
         files.write_text(path, json.dumps(config, indent=1))
         return
     settings = json.loads(path.read_text()), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
-    differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-                 for key in sorted(there.keys() | here.keys())
-                 if there.get(key) != here.get(key)]  # fmt: skip
+    differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in
+                 sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip
     require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): choose another "
             "folder, or the same settings to resume")  # fmt: skip

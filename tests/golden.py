@@ -38,6 +38,12 @@ def outputs(logits, features) -> Outputs:
     return Outputs(logits, features[-1].mean((1, 2)), tuple(features), tuple(features[1:]))
 
 
+def minimised(distiller, cross_entropy, knowledge, progress=1.0):
+    """What a student that is taught by a distiller minimises."""
+    ce, weight = distiller.weights(progress)
+    return ce * cross_entropy + weight * knowledge
+
+
 # name: (loss, norm of its gradient with respect to the student, or None where unknown)
 GOLDEN = {
     "cross-entropy": (3.615938, 0.5255447),

@@ -19,6 +19,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of every channel, units of 0..255."""
+        # Counting the 256 values is exact, and CIFAR takes 0.3 s without a float copy of it.
+        channels = np.moveaxis(self.images, -1, 0)
+        counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
+        share = counts / counts.sum(axis=1, keepdims=True)  # (c, 256)
+        mean = share @ np.arange(256)  # (c,)
+        variance = np.maximum(share @ np.arange(256) ** 2 - mean**2, 1e-6)
+        return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+
     def take(self, index) -> "Split":
         """The pictures at ``index`` (an integer array or a slice)."""
         masks = None if self.masks is None else self.masks[index]
@@ -39,18 +50,8 @@ class Dataset:
     num_classes = property(lambda self: len(self.classes))
     image_shape = property(lambda self: self.train.images.shape[1:])  # (h, w, c) of one picture
     # Mean and standard deviation of every channel over the training pictures, units of 0..255.
-    mean = property(lambda self: self._moments[0])
-    std = property(lambda self: self._moments[1])
-
-    @cached_property
-    def _moments(self):
-        # Counting the 256 values is exact, and CIFAR takes 0.3 s without a float copy of it.
-        channels = np.moveaxis(self.train.images, -1, 0)
-        counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
-        share = counts / counts.sum(axis=1, keepdims=True)  # (c, 256)
-        mean = share @ np.arange(256)  # (c,)
-        variance = np.maximum(share @ np.arange(256) ** 2 - mean**2, 1e-6)
-        return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+    mean = property(lambda self: self.train.moments[0])
+    std = property(lambda self: self.train.moments[1])
 
     def describe(self) -> dict:
         """What a record says of the data: name, source and sizes."""

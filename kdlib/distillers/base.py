@@ -49,7 +49,10 @@ class Distiller(nnx.Module):
 
     def __call__(self, student, teacher, labels, batch: Batch | None = None) -> Array:
         teacher = jax.lax.stop_gradient(teacher)  # it may be training, but never to please others
-        return self.knowledge(student, teacher, labels, *([batch] if self.contextual else []))
+        loss = self.knowledge(student, teacher, labels, *([batch] if self.contextual else []))
+        is_scalar = loss is not None and jnp.shape(loss) == ()
+        require(is_scalar, f"{self.spec} returns {loss}: give a scalar, like a mean over pictures")
+        return loss
 
     def weights(self, progress) -> tuple:
         """Weights of cross-entropy and knowledge when ``progress`` (0..1) of the run is done."""
@@ -59,11 +62,6 @@ class Distiller(nnx.Module):
         first = progress <= self.pretrain + 1e-4  # progress is rounded
         ce = jnp.where(first, self.pretrain_ce, self.ce_weight)
         return ce, jnp.where(first, self.weight, self.afterwards * self.weight * ramp)
-
-    def total(self, cross_entropy: Array, knowledge: Array, progress=1.0) -> Array:
-        """What the student minimises."""
-        ce, weight = self.weights(progress)
-        return ce * cross_entropy + weight * knowledge
 
     def logits(self, student: Outputs, teacher: Outputs) -> Array:
         """What the distilled network predicts, ``[n, k]``."""

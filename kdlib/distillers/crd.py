@@ -40,8 +40,7 @@ class CRD(Distiller):
         crd/memory.py, where negatives are drawn without replacement if there are enough.
     """
 
-    zero_at_match = any_order = False
-    contextual = True
+    zero_at_match, any_order, contextual = False, False, True
 
     def __init__(self, beta: float = 0.8, temperature: float = 0.07, negatives: int = 16384,
                  dim: int = 128, momentum: float = 0.5):  # fmt: skip

@@ -55,8 +55,7 @@ def _find(name):
     raise ValueError(unknown("network", name, names()))
 
 
-def build(
-    name: str, classes: int, *, mean=(127.5,) * 3, std=(64.0,) * 3, seed: int = 0,
+def build(name: str, classes: int, *, mean=(127.5,) * 3, std=(64.0,) * 3, seed: int = 0,
     zero_init: bool = True, dtype=jnp.float32, same_padding: bool = False) -> Network:  # fmt: skip
     """A freshly initialised network.
 

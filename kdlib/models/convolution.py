@@ -8,7 +8,6 @@ name. What the call is told has no promised form, so only what it was tried on g
 everything else XLA's own convolution with a weight gradient that stays in the cache.
 """
 
-import functools
 import json
 import math
 import os
@@ -29,9 +28,13 @@ PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice a
 CHUNK = 2**17  # numbers of a chunk of pictures for oneDNN, half a MB; a core's cache holds 1 or 2
 
 
-# ``jax.jit`` of a program for a CPU: XLA drops what :func:`once` asks for in a pass of this name.
+# For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name.
 KEEP = {"xla_disable_hlo_passes": "cse_barrier_expander"} if ONEDNN else None
-compiled = functools.partial(jax.jit, compiler_options=KEEP)
+
+
+def compiled(function):
+    """``jax.jit`` of a function that calls :func:`once`."""
+    return jax.jit(function, compiler_options=KEEP if jax.default_backend() == "cpu" else None)
 
 
 @jax.custom_vjp
@@ -164,11 +167,10 @@ def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2,
     low, high = (text(ends) for ends in zip(*padding, strict=True))
     window = {"pad_left": low, "pad_right": high, "strides": text(strides),
               "window_dilations": text(dilation)}  # fmt: skip
+    taps = {"filter": {**channels, "spatial_dims": text(axes[2:])}}
     told = {"dims": "4", "feature_groups": "1", "input": picture, "output": picture,
-            "kernel": {"filter": {**channels, "spatial_dims": text(axes[2:])}},
-            "window": window}  # fmt: skip
-    call = jax.ffi.ffi_call(
-        "__onednn$convolution", jax.ShapeDtypeStruct(shape, x.dtype), vmap_method="sequential",
-        custom_call_api_version=2, legacy_backend_config=json.dumps({"onednn_conv_config": told}),
-    )  # fmt: skip
+            "kernel": taps, "window": window}  # fmt: skip
+    told, result = json.dumps({"onednn_conv_config": told}), jax.ShapeDtypeStruct(shape, x.dtype)
+    call = jax.ffi.ffi_call("__onednn$convolution", result, vmap_method="sequential",
+                            custom_call_api_version=2, legacy_backend_config=told)  # fmt: skip
     return call(x, kernel)

@@ -43,8 +43,7 @@ class BornAgain(Supervised):
         and number of generations from memory: unverified).
     """
 
-    family = "SelfDistillation"
-    passes = (1, 1)
+    family, passes = "SelfDistillation", (1, 1)
 
     def __init__(self, generations: int = 2, distiller: Distiller | None = None,
                  ensemble: bool = False):  # fmt: skip

@@ -24,8 +24,7 @@ class CSKD(Supervised):
         2020, arXiv:2003.13964; alinlab/cs-kd:train.py, datasets.py.
     """
 
-    family = "SelfDistillation"
-    passes = (2, 0)
+    family, passes = "SelfDistillation", (2, 0)
 
     def __init__(self, temperature: float = 4.0, weight: float = 1.0):
         positive(temperature=temperature)

@@ -27,8 +27,7 @@ class DDGSD(Supervised):
         unverified).
     """
 
-    family = "SelfDistillation"
-    views, passes = 2, (2, 0)
+    family, views, passes = "SelfDistillation", 2, (2, 0)
 
     def __init__(self, temperature: float = 4.0, mmd: float = 5e-4):
         positive(temperature=temperature)

@@ -26,8 +26,7 @@ class EMATeacher(Supervised):
         (there for unlabelled pictures too; unverified in its details).
     """
 
-    family = "SelfDistillation"
-    passes = (1, 1)
+    family, passes = "SelfDistillation", (1, 1)
 
     def __init__(self, decay: float = 0.99, distiller: Distiller | None = None,
                  deploy: str = "student"):  # fmt: skip

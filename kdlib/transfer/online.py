@@ -19,8 +19,7 @@ class Online(Supervised):
         sseung0703/Lightweighting_Cookbook:KD/transfer/Online.py.
     """
 
-    family = "Online"
-    passes = (2, 0)
+    family, passes = "Online", (2, 0)
 
     def __init__(self, distiller: Distiller, teacher_arch: str | None = None):
         self.distiller, self.teacher_arch = distiller, teacher_arch

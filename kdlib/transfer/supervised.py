@@ -42,10 +42,8 @@ class Setup(NamedTuple):
     classes: int
     image_shape: tuple[int, int, int]
 
-    @property
-    def rngs(self) -> nnx.Rngs:
-        """Random streams for whatever is not a network; not those of the student's weights."""
-        return nnx.Rngs(1_000_003 + self.seed)
+    # Random streams for whatever is not a network; not those of the student's weights.
+    rngs = property(lambda self: nnx.Rngs(1_000_003 + self.seed))
 
     def peer(self, number: int, name: str | None = None) -> nnx.Module:
         """Another network to train, with initial weights of its own."""
