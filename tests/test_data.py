@@ -6,11 +6,13 @@ import http.server
 import io
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +80,45 @@ def test_load_shapes_caches_and_is_fast_the_second_time(cache, monkeypatch):
     assert second.source == "embedded shapes" and second.train.masks.shape == (300, 32, 32)
 
 
+def test_no_picture_of_the_embedded_set_is_both_trained_and_tested_on(cache, monkeypatch):
+    for name, value in (("SHAPES_TRAIN", 40), ("SHAPES_TEST", 20)):
+        monkeypatch.setattr(data, name, value)
+    monkeypatch.setattr(shapes, "CHUNK", 20)
+    found = data.load("shapes")
+    both = np.concatenate([found.train.images, found.test.images])
+    assert len(np.unique(both, axis=0)) == 60
+
+
+def test_shapes_are_noisy(monkeypatch):
+    monkeypatch.setattr(shapes, "CHUNK", 100)
+    noisy = shapes.render(100, 0)[0].astype(float)
+    monkeypatch.setattr(shapes, "NOISE", 0.0)
+    clean = shapes.render(100, 0)[0].astype(float)
+    inner = (clean > 60) & (clean < 195)  # where nothing is clipped
+    assert (noisy - clean)[inner].std() == pytest.approx(15, rel=0.02)
+
+
+def test_an_object_has_another_colour_than_its_ground(monkeypatch):
+    monkeypatch.setattr(shapes, "CHUNK", 300)
+    monkeypatch.setattr(shapes, "NOISE", 0.0)
+    images, _, masks = shapes.render(300, 0)
+    colour = np.stack([np.median(i[m], 0) for i, m in zip(images, masks, strict=True)])
+    ground = np.stack([i[~m].mean(0) for i, m in zip(images, masks, strict=True)])
+    distance = np.sqrt(((colour - ground) ** 2).mean(-1))
+    assert (distance > 60).mean() > 0.98  # 80, but for colours that end at 0 or 255
+
+
+def test_objects_are_turned_a_little(monkeypatch):
+    """A square fills its bounding box, and 64 % of it when it is turned by 0.3."""
+    monkeypatch.setattr(shapes, "CHUNK", 500)
+    _, labels, masks = shapes.render(500, 0)
+    filled = []
+    for mask in masks[labels == list(shapes.SHAPES).index("square")]:
+        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        filled.append(mask.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1))
+    assert 0.55 < min(filled) < 0.72 and max(filled) > 0.95
+
+
 # --- statistics and splits
 
 
@@ -111,6 +152,11 @@ def test_unequal_classes_still_give_the_count_asked_for():
     images = np.zeros((75, 2, 2, 1), np.uint8)
     dataset = Dataset("x", "x", ("a", "b", "c"), Split(images, labels), Split(images, labels))
     assert list(np.bincount(dataset.subset(30, 0).train.labels)) == [13, 5, 12]
+
+
+def test_a_channel_of_one_value_has_a_deviation_to_divide_by():
+    split = Split(np.full((3, 4, 4, 3), [0, 77, 255], np.uint8), np.arange(3, dtype=np.int32))
+    assert min(Dataset("x", "x", ("a", "b", "c"), split, split).std) > 0
 
 
 # --- augmentation
@@ -158,6 +204,14 @@ def test_without_shift_and_mirroring_a_batch_is_the_data_itself():
     np.testing.assert_array_equal(mirrored, images[index][:, :, ::-1])
 
 
+@pytest.mark.parametrize(("crop", "flip"), [(0.3, 0.0), (0.0, 0.2)])
+def test_each_picture_is_shifted_or_mirrored_with_the_probability_asked_for(crop, flip):
+    images, index = numbered(1), jnp.zeros(2000, jnp.int32)
+    batch = crop_and_flip(jax.random.key(0), images, index, pad=2, crop=crop, flip=flip)
+    changed = (np.asarray(batch) != images[0]).any((1, 2, 3))
+    assert changed.mean() == pytest.approx(crop * 24 / 25 + flip, abs=0.04)  # a shift may be by 0
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_mixing_keeps_the_share_of_every_picture_in_its_target(cut):
     """Pictures of one value each: what is left of the value must be what the target says."""
@@ -178,6 +232,14 @@ def test_the_share_of_a_mixture_is_drawn_anew_and_uniform():
     assert len(np.unique(shares)) > 20 and 0.6 < shares.mean() < 0.95
 
 
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
+def test_shares_follow_the_beta_distribution_asked_for(alpha):
+    images, targets = jnp.zeros((8, 1, 1, 1)), jnp.eye(8)
+    own = lambda key: jnp.diagonal(mix(key, images, targets, alpha=alpha, cut=False)[1]).min()
+    shares = jax.vmap(own)(jax.random.split(jax.random.key(0), 1000))
+    np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
+
+
 def test_the_strong_view_changes_every_picture_within_bounds():
     pictures = jnp.asarray(shapes.render(8, 0)[0])
     view = strong(jax.random.key(0), pictures)
@@ -188,6 +250,58 @@ def test_the_strong_view_changes_every_picture_within_bounds():
     assert (change > 10).all()
     hole = (np.asarray(view) == 127.5).all(-1).sum((1, 2))
     assert (hole >= 16).all() and (hole <= 64).all()  # up to 8x8 of 32x32
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """What is drawn for each of 100 strong views by one key, measured on plain pictures."""
+    n, side = 100, 48
+    at = np.arange(side) - (side - 1) / 2  # distance from the middle
+    grey = lambda values: np.broadcast_to(values, (side, side))[..., None]
+    view = lambda picture: np.asarray(
+        strong(jax.random.key(0), jnp.broadcast_to(jnp.float32(picture), (n, side, side, 3))), float
+    )
+    flat = view([70, 80, 90])
+    holes = (flat == 127.5).all(-1)
+    outside = np.ma.array(flat, mask=np.broadcast_to(holes[..., None], flat.shape))
+    mean = np.asarray(np.ma.median(outside, (1, 2)))  # (n, 3), the one colour that is left
+    halves = np.where(holes, np.nan, view(grey(np.where(at < 0, 75, 85)))[..., 0])
+    step = np.nanmax(halves, (1, 2)) - np.nanmin(halves, (1, 2))
+    found = {"holes": holes, "light": mean.mean(1) / 80, "contrast": step / 10 / mean.mean(1) * 80}
+    found["colour"] = (mean[:, 2] - mean[:, 0]) / (2 * step)
+    near = slice(side // 2 - 8, side // 2 + 8)  # from where no place falls beyond the border
+    slopes = np.empty((2, n, 2))  # of the row and the column shown, along rows and columns
+    for i, ramp in enumerate((at[:, None], at)):
+        for j, picture in enumerate(view(grey(80 + ramp))):
+            seen = np.argwhere(~holes[j, near, near])
+            values = picture[near, near, 0][tuple(seen.T)]
+            across = np.column_stack([seen, np.ones(len(seen))])
+            slopes[i, j] = np.linalg.lstsq(across, values)[0][:2] * 10 / step[j]
+    down, right = slopes[..., 0], slopes[..., 1]  # (2, n)
+    found["scale"] = np.hypot(*right)
+    found["turn"] = np.arctan2(-right[0], right[1])
+    found["shear"] = (down * right).sum(0) / found["scale"] ** 2
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "low", "high"),
+    [
+        ("turn", -0.5, 0.5), ("shear", -0.3, 0.3), ("scale", 0.8, 1.2),
+        ("colour", 0.4, 1.6), ("contrast", 0.4, 1.6), ("light", 0.4, 1.6),
+    ],
+)  # fmt: skip
+def test_every_strong_view_is_changed_by_what_is_drawn_for_it(drawn, change, low, high):
+    values, width = drawn[change], high - low
+    assert low - 0.03 * width < values.min() < low + 0.1 * width
+    assert high - 0.1 * width < values.max() < high + 0.03 * width
+    assert values.std() == pytest.approx(width / 12**0.5, rel=0.2)
+
+
+def test_holes_of_strong_views_may_be_anywhere(drawn):
+    for axis in (1, 2):
+        middles = [np.flatnonzero(inside).mean() for inside in drawn["holes"].any(3 - axis)]
+        assert min(middles) < 8 and max(middles) > 39 and len(set(middles)) > 30
 
 
 def test_uint8_stays_uint8():
@@ -244,6 +358,23 @@ def mirror(tmp_path, monkeypatch, cache):
     server.shutdown()
 
 
+@pytest.mark.parametrize(("name", "coarse"), [("cifar10", b""), ("cifar100", b"\x13")])
+def test_cifar_archives_are_fine_labels_and_planes_of_rows(name, coarse, tmp_path, monkeypatch):
+    """In order of the files' names, wherever in the archive they are."""
+    planes = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)
+    with tarfile.open(tmp_path / "archive", "w:gz") as archive:
+        for i, file in ((1, "batch_2"), (2, "batch_3"), (0, "batch_1"), (3, "test")):
+            content = coarse + bytes([i]) + planes[i].tobytes()
+            info = tarfile.TarInfo(f"cifar/{file}.bin")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    monkeypatch.setattr(sources, "_download", lambda name: tmp_path / "archive")
+    arrays = sources._read_cifar(name)[2]
+    both = lambda kind: np.concatenate([arrays[f"train_{kind}"], arrays[f"test_{kind}"]])
+    np.testing.assert_array_equal(both("images"), np.moveaxis(planes, 1, -1))
+    np.testing.assert_array_equal(both("labels"), np.arange(4))
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "train"), [("cifar10", 10, 100), ("CIFAR-100", 100, 20)]
 )
@@ -279,6 +410,20 @@ def test_without_a_network_the_answer_comes_in_seconds(cache, monkeypatch, tmp_p
     with pytest.raises(FileNotFoundError, match="--dataset shapes") as error:
         data.load("cifar10")
     assert time.monotonic() - started < 5 and "\n" not in str(error.value)
+
+
+def test_a_server_that_stays_silent_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(sources, "TIMEOUT", 0.1)
+    silent = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz"
+    silence = {"cifar10": {"urls": [url], "sha256": "0", "megabytes": 1}}
+    monkeypatch.setattr(sources, "CIFAR", silence)
+    hang_up = threading.Timer(3, silent.close)  # for whoever would wait
+    hang_up.start()
+    with pytest.raises(FileNotFoundError, match="timed out"):
+        sources._download("cifar10")
+    hang_up.cancel()
+    silent.close()
 
 
 # --- TFDS
@@ -323,6 +468,46 @@ def test_any_prepared_tfds_set_is_read_and_then_cached(cache, prepared):
     subprocess.run([sys.executable, "-c", code, prepared], check=True, env=environment)
 
 
+def test_every_size_of_a_tfds_set_is_cached_for_itself(cache, prepared):
+    for side in (28, 14, 28):
+        found = data.load("fashion_mnist", data_dir=str(prepared), image_size=side)
+        assert found.image_shape == (side, side, 1)
+
+
+def tfds_of(monkeypatch, splits, labelled=True):
+    """In the place of TFDS: a set of these splits, each with so many pictures."""
+    label = type("ClassLabel", (), {"names": ["cat", "dog"]})
+    features = {"image": None, "label": label() if labelled else "a number"}
+    info = types.SimpleNamespace(features=features, splits=splits, supervised_keys=(*features,))
+    picture = {"image": np.zeros((4, 4, 3), np.uint8), "label": 1}
+    source = lambda split: [picture] * splits[split]
+    builder = types.SimpleNamespace(info=info, version="1.0.0", as_data_source=source)
+    module = types.SimpleNamespace(
+        builder=lambda name, data_dir: builder, features=types.SimpleNamespace(ClassLabel=label)
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+
+
+@pytest.mark.parametrize(
+    ("splits", "count"), [({"train": 5, "validation": 2}, 2),
+                          ({"validation": 2, "test": 3, "train": 5}, 3)])  # fmt: skip
+def test_without_a_test_split_the_validation_split_is_tested_on(monkeypatch, splits, count):
+    tfds_of(monkeypatch, splits)
+    _, classes, arrays = sources._read_tfds("pets", "root", None)
+    assert len(arrays["train_labels"]) == 5 and len(arrays["test_images"]) == count
+    assert classes == ["cat", "dog"] and set(arrays["test_labels"]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("splits", "labelled", "message"),
+    [({"train": 5, "test": 2}, False, "no image classification"), ({"train": 5}, True, "only")],
+)
+def test_tfds_sets_without_classes_or_test_are_refused(monkeypatch, splits, labelled, message):
+    tfds_of(monkeypatch, splits, labelled)
+    with pytest.raises(ValueError, match=message):
+        sources._read_tfds("pets", "root", None)
+
+
 # --- folders
 
 
@@ -356,6 +541,40 @@ def test_the_first_test_pictures_of_a_folder_show_every_class(tmp_path):
     assert set(dataset.test.labels[:10]) == {0, 1}
 
 
+def test_pictures_of_a_folder_keep_their_labels(tmp_path):
+    root = picture_folder(tmp_path / "pets", {"cat": 30, "dog": 30})
+    of = {np.asarray(Image.open(file)).tobytes(): file.parent.name for file in root.rglob("*.png")}
+    dataset = data.load(str(root))
+    for split in (dataset.train, dataset.test):
+        names = [dataset.classes[label] for label in split.labels]
+        assert names == [of[picture.tobytes()] for picture in split.images]
+
+
+def test_val_is_tested_on_only_without_test(tmp_path):
+    layout = {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 2}
+    root = picture_folder(tmp_path / "pets", layout)
+    assert list(np.bincount(data.load(str(root)).test.labels)) == [1, 2]
+    picture_folder(root, {"test/cat": 3, "test/dog": 1})
+    assert list(np.bincount(data.load(str(root)).test.labels)) == [3, 1]
+
+
+def test_pictures_deep_in_a_folder_and_in_capitals_count(tmp_path):
+    root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5, "dog/small/brown": 3})
+    (root / "cat" / "004.png").rename(root / "cat" / "004.PNG")
+    dataset = data.load(str(root))
+    labels = np.concatenate([dataset.train.labels, dataset.test.labels])
+    assert list(np.bincount(labels)) == [5, 8]
+
+
+def test_validation_and_subset_are_drawn_apart_by_the_seed(tmp_path):
+    root = str(picture_folder(tmp_path / "pets", {"cat": 40, "dog": 40}))
+    found = data.load(root, validation=20, subset=30, seed=5)
+    expected = data.load(root).hold_out(20, 5).subset(30, 5)
+    assert (len(found.train), len(found.validation)) == (30, 20)
+    np.testing.assert_array_equal(found.train.images, expected.train.images)
+    np.testing.assert_array_equal(found.validation.images, expected.validation.images)
+
+
 def test_hidden_folders_and_the_test_set_are_no_classes(tmp_path):
     layout = {"cat": 5, "dog": 5, "test/cat": 2, "test/dog": 2, "val/cat": 1, ".cache": 1}
     dataset = data.load(str(picture_folder(tmp_path / "pets", layout)))
@@ -370,6 +589,12 @@ def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
     assert data.load(str(root), image_size=16).image_shape == (16, 16, 3)
     with pytest.raises(ValueError, match="shapes is not resized from 32 pixels"):
         data.load("shapes", image_size=16)
+
+
+def test_resized_pictures_are_smooth():
+    stripes = np.tile(np.uint8([0, 255]), (16, 8))[..., None]
+    shrunk = data.folder.stack([stripes], 8, "here")
+    assert shrunk.min() > 80 and shrunk.max() < 175
 
 
 @pytest.mark.parametrize(
@@ -391,9 +616,11 @@ def test_unusable_folders_are_refused_in_one_line(tmp_path, layout, kind, messag
 
 def test_an_unreadable_picture_is_named(tmp_path):
     root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
-    (root / "cat" / "broken.png").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match=r"broken\.png"):
-        data.load(str(root))
+    whole = (root / "cat" / "000.png").read_bytes()
+    for content in (b"not a picture", whole[: len(whole) // 2]):
+        (root / "cat" / "broken.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.png"):
+            data.load(str(root))
 
 
 # --- real CIFAR-10, where it is prepared
