@@ -185,6 +185,26 @@ def test_symmetric_networks_are_saved_as_such(tmp_path):
         checkpoint.load_network(tmp_path / "plain", normalise=IMAGENET)
 
 
+def test_classes_in_another_order_are_refused(tmp_path):
+    facts = {"architecture": "ResNet8x0.25", "classes": ["a", "b"]}
+    checkpoint.save_network(tmp_path / "plain", kdlib.models.build("ResNet8x0.25", 2), facts)
+    checkpoint.load_network(tmp_path / "plain", classes="ab")
+    with pytest.raises(ValueError, match="in another order"):
+        checkpoint.load_network(tmp_path / "plain", classes="ba")
+
+
+def test_arrays_of_another_shape_are_refused(tmp_path):
+    checkpoint.save_tree(tmp_path / "state", {"a": np.zeros((2, 3)), "b": np.zeros(2)}, {})
+    with pytest.raises(ValueError, match="'a' is missing or has another shape"):
+        checkpoint.restore_tree(tmp_path / "state", {"a": jnp.zeros((3, 2)), "b": jnp.zeros(2)})
+
+
+@pytest.mark.parametrize(("width", "name"), [(4, "x0.25"), (8, "x0.5"), (16, ""), (24, "x1.5")])
+def test_the_width_is_read_from_the_channels(tmp_path, width, name):
+    file = write_original(tmp_path / "res8", original_tree(width=width))
+    assert others.read(file)[1]["architecture"] == f"ResNet8{name}"
+
+
 # --- PyTorch's files
 
 
@@ -209,6 +229,39 @@ def test_input_statistics_are_the_authors_unless_given():
     assert found.mean[...].tolist() == [128, 127, 126] and found.std[...].tolist() == [64, 63, 62]
     with pytest.raises(ValueError, match="above 0"):
         taken("padded_zip.pt", normalise=((0.5,) * 3, (0.0,) * 3))
+
+
+def test_input_statistics_of_a_hundred_classes_are_cifar_100_s(tmp_path):
+    file = write_original(tmp_path / "res8_c100", original_tree(classes=100))
+    assert others.read(file)[1]["normalise"] == [(112, 124, 129), (70, 65, 68)]
+    tree = others._pytorch((DATA / "projected_zip.pt").read_bytes())
+    tree |= {"fc.weight": np.zeros((16, 100)), "fc.bias": np.zeros(100)}
+    assert others._network(tree, False, None)[1]["normalise"] == [
+        (0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761)]  # fmt: skip
+
+
+def test_deviations_tell_the_units_whatever_the_means_are():
+    for std, expected in ((0.5, 127.5), (255.0, 255.0)):
+        file, given = DATA / "padded_zip.pt", ((0.0,) * 3, (std,) * 3)
+        model, _ = checkpoint.load_network(file, normalise=given)
+        np.testing.assert_allclose(model.normalise.std[...], expected)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "module.module."])
+def test_wrappers_of_a_network_leave_their_names(prefix):
+    tree = others._pytorch((DATA / "projected_zip.pt").read_bytes())
+    wrapped = {prefix + name: value for name, value in tree.items()}
+    (plain, facts), (found, same) = (others._network(t, False, None) for t in (tree, wrapped))
+    assert facts == same and plain.keys() == found.keys()
+    for name, value in plain.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_padded_shortcuts_pass_every_second_pixel_on_as_it_is():
+    block = checkpoint.load_network(DATA / "padded_zip.pt")[0].stages[1].blocks[0]
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    expected = np.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (2, 2)))
+    np.testing.assert_allclose(block.shortcut(x), expected, rtol=1e-6)
 
 
 def test_a_listed_network_s_namesake_of_others_is_no_damaged_one(tmp_path):
@@ -317,6 +370,23 @@ def test_tensors_of_every_form_are_read(container):
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+KINDS = {
+    "Float": "f4", "Double": "f8", "Half": "f2", "BFloat16": jnp.bfloat16, "Long": "i8",
+    "Int": "i4", "Short": "i2", "Char": "i1", "Byte": "u1", "Bool": "?",
+}  # fmt: skip
+
+
+@CONTAINERS
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_of_every_type_are_read(container, kind):
+    values = np.arange(-3, 3).astype(KINDS[kind])
+    storage = f"ctorch\n{kind}Storage\n".encode()
+    code = tree_of(("a", tensor(kind=storage, size=(6,), stride=(1,))))
+    found = others._pytorch(container(code, values.tobytes()))["a"]
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values)
 
 
 def test_ordered_dictionaries_of_python_2_are_read():

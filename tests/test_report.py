@@ -79,6 +79,13 @@ def test_object_share_of_known_maps():
     np.testing.assert_allclose(metrics.object_share(features, masks), [0.25, 1.0, 0.1], rtol=1e-5)
 
 
+def test_faint_maps_look_where_strong_ones_look():
+    masks, features = np.zeros((1, 4, 4), bool), np.ones((1, 2, 2, 1), np.float32)
+    masks[:, :2, :2] = True
+    np.testing.assert_allclose(metrics.object_share(1e-4 * features, masks), 0.25, rtol=1e-5)
+    np.testing.assert_array_equal(metrics.object_share(0 * features, masks), 0.0)
+
+
 def test_the_table_says_what_the_records_say():
     plain = history([[0.5, 0.4], [0.6, 0.5], [0.7, 0.6]])
     taught = history([[0.6, 0.6], [0.8, 0.71], [0.7, 0.82]], seconds=2.0)
@@ -176,6 +183,17 @@ def test_cka_ignores_rotations_and_scales_and_tells_strangers_apart():
     a, b = kernel(x), kernel(y)
     expected = (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
     assert metrics.cka(x, y) == pytest.approx(expected)
+
+
+def test_an_embedding_of_one_value_is_like_nothing():
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    assert metrics.cka(x, np.ones((5, 2))) == metrics.cka(np.ones((5, 2)), x) == 0
+
+
+def test_confidences_fall_into_fifteen_bins():
+    confidence = (np.arange(15) + 0.5) / 15
+    share = lambda p: metrics.calibration(np.log([p, *[(1 - p) / 99] * 99])[None], [0]).share
+    np.testing.assert_array_equal([share(p) for p in confidence], np.eye(15))
 
 
 def test_fidelity_counts_agreement_and_divergence():
