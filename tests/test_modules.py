@@ -1,4 +1,4 @@
-"""What distillers and transfers train beside the networks, against plain NumPy: layer by layer."""
+"""Blocks of networks and what is trained beside them, against plain NumPy: layer by layer."""
 
 import golden
 import jax
@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kdlib import check
+from kdlib import check, models
 from kdlib.data import Batch
 from kdlib.distillers import make, mlkd, soft_logit_loss
 from kdlib.distillers.ft import FT, factor_loss
 from kdlib.distillers.ofd import partial_loss
 from kdlib.distillers.reviewkd import ReviewKD, hierarchical_loss
+from kdlib.distillers.vid import variational_loss
+from kdlib.models.mobilenet import InvertedResidual
+from kdlib.models.network import ConvNorm, Make, Normalise, Stage
+from kdlib.models.resnet import BasicBlock, Bottleneck
+from kdlib.models.shufflenet import Unit
 from kdlib.transfer.byot import Exit
 from kdlib.transfer.one import Gate
 
@@ -210,6 +215,146 @@ def test_knowledge_review_from_the_pooled_map_up(training):
         leave = layers_of(fusion.leave) + layers_of(fusion)[-1:]
         total += by_levels(plain("conv 3 1, norm", leave, x, training), np.asarray(target, float))
     np.testing.assert_allclose(method(STUDENT, TEACHER, LABELS), total, rtol=1e-4)
+
+
+def test_a_contrast_remembers_by_its_momentum():
+    method, index = make("CRD(dim=4, momentum=0.9)"), jnp.array([7, 3, 20])
+    method.prepare(STUDENT, TEACHER, nnx.Rngs(0), jnp.arange(40) % 10)
+    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+    pairs = zip(method.embed, (STUDENT, TEACHER), strict=True)
+    seen = np.stack([unit(embed(shown.embedding)) for embed, shown in pairs])
+    expected = np.array(method.banks[...])
+    expected[:, index] = unit(0.9 * expected[:, index] + 0.1 * seen)
+    batch = Batch(None, index % 10, index, key=jax.random.key(0))
+    method(STUDENT, TEACHER, batch.labels, batch)
+    np.testing.assert_allclose(method.banks[...], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_variances_have_a_floor():
+    method, expected = ready(make("VID")), 0.0
+    for i, (mean, rho) in enumerate(zip(method.means, method.rhos, strict=True), 1):
+        rho[...] -= 50.0
+        shown = {"mean": mean(STUDENT.features[i]), "teacher": TEACHER.features[i]}
+        expected += variational_loss(**shown, variance=jnp.float32(1e-5))
+    np.testing.assert_allclose(method(STUDENT, TEACHER, LABELS), expected, rtol=1e-4)
+
+
+# --- blocks of networks
+
+MAKE = Make(5, (0.0,) * 3, (1.0,) * 3, False, jnp.float32, nnx.Rngs(0))
+relu = PLAIN["relu"]
+
+
+def normed(x, convolution, batch_norm, stride=1):
+    """A convolution, depthwise if its kernel has one channel, and batch norm in evaluation."""
+    kernel = np.asarray(convolution.kernel[...], float)
+    if kernel.shape[2] < x.shape[3]:
+        one = [np.s_[..., i : i + 1] for i in range(x.shape[3])]
+        x = np.concatenate([conv(x[i], kernel[i], stride) for i in one], -1)
+    else:
+        x = conv(x, kernel, stride)
+    names = ("scale", "bias", "mean", "var")
+    values = {name: np.asarray(getattr(batch_norm, name)[...], float) for name in names}
+    return norm(x, **values, training=False)
+
+
+def conv_norm(x, part, stride=1):
+    return normed(x, part.conv, part.norm, stride)
+
+
+def shortcut(block, x, stride):
+    return conv_norm(x, block.shortcut, stride) if hasattr(block.shortcut, "conv") else x
+
+
+def basic(block, x, stride):
+    y = normed(relu(normed(x, block.conv1, block.norm1, stride)), block.conv2, block.norm2)
+    return y + shortcut(block, x, stride)
+
+
+def bottleneck(block, x, stride):
+    y = relu(normed(x, block.conv1, block.norm1))
+    y = relu(normed(y, block.conv2, block.norm2, stride))
+    return normed(y, block.conv3, block.norm3) + shortcut(block, x, stride)
+
+
+def inverted(block, x, stride):
+    """Nothing but a convolution before and after the depthwise one, and no ReLU at the end."""
+    y = relu(conv_norm(x, block.expand)) if block.expands else x
+    y = conv_norm(relu(conv_norm(y, block.depthwise, stride)), block.project)
+    return x + y if block.expands and x.shape == y.shape else y
+
+
+def unit(block, x, stride):
+    """The only ReLU is that behind the first 1x1 convolution; the one at the end is the stage's."""
+    left, right = np.split(x, 2, -1) if stride == 1 else (x, x)
+    left = left if stride == 1 else conv_norm(conv_norm(left, block.left1, 2), block.left2)
+    right = conv_norm(relu(conv_norm(right, block.right1)), block.right2, stride)
+    right = conv_norm(right, block.right3)
+    return np.stack([left, right], -1).reshape(*left.shape[:3], -1)
+
+
+@pytest.mark.parametrize(
+    ("block", "by_hand", "c_out", "given"),
+    [
+        (BasicBlock, basic, 8, (1,)), (BasicBlock, basic, 12, (2,)),
+        (Bottleneck, bottleneck, 8, (1,)), (Bottleneck, bottleneck, 16, (2,)),
+        (InvertedResidual, inverted, 8, (1, True)), (InvertedResidual, inverted, 6, (1, True)),
+        (InvertedResidual, inverted, 6, (2, False)), (InvertedResidual, inverted, 8, (1, False)),
+        (Unit, unit, 8, (1,)), (Unit, unit, 12, (2,)),
+    ],
+)  # fmt: skip
+def test_a_block_computes_what_the_paper_does(block, by_hand, c_out, given):
+    block = randomised(block(MAKE, 8, c_out, *given), training=False)
+    x = np.random.default_rng(1).normal(size=(2, 4, 4, 8)).astype(np.float32)
+    expected = by_hand(block, x.astype(float), given[0])
+    np.testing.assert_allclose(block(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stage_of_vgg_begins_with_the_largest_of_every_four():
+    stage = randomised(Stage([ConvNorm(MAKE, 4, 4, 3)], pool=True), training=False)
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 4)).astype(np.float32)
+    expected = conv_norm(x.reshape(2, 4, 2, 4, 2, 4).max((2, 4)), stage.blocks[0])
+    np.testing.assert_allclose(stage(jnp.asarray(x))[1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "between"), [("MobileNetV2x0.1", False), ("ResNet14x0.25", True)])
+def test_only_mobile_networks_have_no_relu_between_blocks(name, between):
+    stage = randomised(models.build(name, 5).stages[0], training=False)
+    channels = 3 if name.startswith("Mobile") else 4
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 4, channels)), jnp.float32)
+    expected = stage.blocks[0](x)
+    for block in stage.blocks[1:]:
+        expected = block(nnx.relu(expected) if between else expected)
+    np.testing.assert_allclose(stage(x)[1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_imagenet_stem_ends_in_a_maximum_padded_on_both_sides():
+    model = randomised(models.build("ResNet8x0.25", 5), training=False)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), jnp.float32)
+    before, model.imagenet = np.pad(model.stem(x), ((0, 0), (1, 1), (1, 1), (0, 0))), True
+    windows = [before[:, i : i + 8 : 2, j : j + 8 : 2] for i, j in np.ndindex(3, 3)]
+    np.testing.assert_allclose(model.stem(x), np.max(windows, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_residual_blocks_start_as_the_identity_if_asked(block):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 4, 8)), jnp.float32)
+    same = [np.allclose(block(MAKE._replace(zero_init=z), 8, 8, 1)(x), x) for z in (True, False)]
+    assert same == [True, False]
+
+
+def test_in_bfloat16_pictures_are_normalised_before_they_are_rounded():
+    statistics = (127.3, 126.8, 120.1), (64.2, 63.1, 61.9)
+    images = np.arange(100, 148, dtype=np.uint8).reshape(1, 4, 4, 3)
+    expected = ((images - np.float32(statistics[0])) / np.float32(statistics[1])).astype("bfloat16")
+    found = Normalise(*statistics, jnp.bfloat16)(jnp.asarray(images))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_embedding_is_float32_in_bfloat16_too():
+    model = models.build("ResNet8x0.25", 5, dtype=jnp.bfloat16)
+    shown = model.finish(jnp.ones((2, 2, 2, 16), jnp.bfloat16), 3)
+    assert shown.embedding.dtype == shown.logits.dtype == jnp.float32
 
 
 # --- losses

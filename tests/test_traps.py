@@ -18,7 +18,7 @@ from kdlib.data import Batch, Pictures
 from kdlib.distillers import soft_logit_loss
 from kdlib.models import Outputs
 from kdlib.program import Program, Recipe
-from kdlib.train import networks
+from kdlib.train import networks, predict
 from kdlib.transfer import Offline, Supervised
 from kdlib.transfer.ps_kd import Table
 
@@ -168,6 +168,28 @@ def test_a_batch_holds_the_pictures_its_index_says(spec, tiny):
     np.testing.assert_array_equal(batch.labels, tiny.train.labels[batch.index])
 
 
+def test_progress_is_the_share_of_the_run_when_the_epoch_ends(tiny):
+    program, state = program_of(tiny, "plain", Recipe(epochs=4, batch_size=32))
+    order, steps = program.order(state), jnp.arange(8)
+    told = lambda step: program.batch(state._replace(step=step), order, program.pictures).progress
+    np.testing.assert_allclose([told(step) for step in steps], np.repeat([1, 2, 3, 4], 2) / 4)
+
+
+def test_every_step_draws_views_of_its_own(tiny):
+    program, state = program_of(tiny, "plain")
+    always = jnp.zeros((2, 32), jnp.int32)  # one picture
+    view = lambda step: program.batch(state._replace(step=step), always, program.pictures).images
+    first, second = view(jnp.int32(0)), view(jnp.int32(1))
+    assert not np.array_equal(first, second)
+
+
+def test_smoothing_gives_every_class_its_share():
+    smooth = transfer.make("Supervised(smoothing=0.2)")
+    batch = smooth.batch(marked, Pictures(None, LABELS), INDEX, jax.random.key(0), 1.0, 4)
+    assert np.unique(batch.targets).tolist() == pytest.approx([0.05, 0.85])
+    np.testing.assert_array_equal(batch.targets.argmax(1), LABELS)
+
+
 # --- who normalises by the batch's statistics
 
 
@@ -202,6 +224,24 @@ def test_ofd_says_how_its_frozen_teacher_normalises(text, other, tiny):
     expected = trained.distiller(*shown, batch.labels, batch)
     _, (found, _) = program.objective(state.params, state.rest, program.frozen, batch)
     np.testing.assert_allclose(found.parts["knowledge"], expected, rtol=1e-4)
+
+
+def test_a_prediction_does_not_depend_on_the_other_pictures(tiny):
+    model, images = Small(0), tiny.test.images
+    model.train()
+    whole = predict(model, images)
+    for name in ("logits", "embedding"):
+        alone, shown = getattr(predict(model, images[:2]), name), getattr(whole, name)
+        np.testing.assert_allclose(alone, shown[:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["EMA", "EMATeacher"])
+def test_an_average_is_of_the_statistics_too(spec):
+    tree = lambda: {"student": {"x": jnp.float32(2)}, "average": {"x": jnp.float32(1)}}
+    for step, decay in ((0, 0.1), (10**6, transfer.make(spec).average)):
+        for moved in transfer.make(spec).after_step(tree(), tree(), jnp.int32(step)):
+            assert float(moved["student"]["x"]) == 2
+            np.testing.assert_allclose(moved["average"]["x"], decay + 2 * (1 - decay), rtol=1e-5)
 
 
 # --- what trains does train
@@ -356,6 +396,12 @@ def test_a_generation_starts_afresh(tiny):
     np.testing.assert_allclose(starts[0], Small(0).classifier.kernel[...], rtol=1e-6)
     for a, b in itertools.combinations(starts, 2):
         assert not np.allclose(a, b)
+
+
+def test_the_last_epoch_is_tested_whatever_the_interval(tiny):
+    recipe = Recipe(epochs=3, batch_size=32, test_every=2)
+    run = kdlib.fit(Small, tiny, recipe=recipe, progress=False)
+    assert run.history.curve("test_accuracy").shape == (1, 2)  # after the second and the third
 
 
 @pytest.mark.parametrize("which", ["student", "average"])
