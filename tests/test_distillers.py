@@ -174,6 +174,55 @@ def test_state_that_does_not_survive_is_noticed():
     assert "| state           | no" in str(check.check_distiller(Forgetful))
 
 
+def squares(s, t, y):
+    return ((s.logits - t.logits) ** 2).mean(-1)
+
+
+class Pleased(kdlib.distillers.Distiller):
+    def __call__(self, student, teacher, labels, batch=None):
+        return squares(student, teacher, labels).mean()
+
+
+# What is all but right, the promise that must notice, and what it must say.
+NEARLY = [
+    ("zero at a match", lambda *x: squares(*x).mean() + 0.01, "it is 0.01 where both"),
+    ("gradient", Pleased, "the teacher gets a gradient"),
+    ("extremes", lambda *x: squares(*x).mean() / (abs(x[0].logits).max() < 1e3), "the loss is inf"),
+    ("extremes", lambda *x: (squares(*x) ** 2).mean(), "the gradient reaches"),
+    ("batch order", lambda *x: squares(*x).mean() + 0.02 * squares(*x)[0], "depends on the order"),
+]
+
+
+@pytest.mark.parametrize(("promise", "lesson", "message"), NEARLY)
+def test_the_contract_names_what_is_all_but_right(promise, lesson, message):
+    with pytest.raises(AssertionError, match=message):
+        check.CONTRACT[promise](lambda: kdlib.distillers.own(lesson))
+
+
+@pytest.mark.parametrize(("call", "message"), [(3, "jit gives"), (4, "vmap over seeds gives")])
+def test_jit_and_vmap_are_compared_with_three_plain_calls(call, message):
+    calls = itertools.count()
+    lesson = lambda *x: squares(*x).mean() + (next(calls) == call)
+    with pytest.raises(AssertionError, match=message):
+        check.CONTRACT["jit and vmap"](lambda: kdlib.distillers.own(lesson))
+
+
+@pytest.mark.parametrize("change", check.CHANGES)
+def test_a_lesson_that_looks_at_everything_notices_every_change(change):
+    along = lambda x: (x * jnp.arange(x.size).reshape(x.shape)).mean()
+    lesson = lambda s, t, y: along(s.logits) + along(s.embedding) + along(s.features[1])
+    lesson.invariances = (change,)
+    with pytest.raises(AssertionError, match="it does notice a"):
+        check.CONTRACT["invariances"](lambda: kdlib.distillers.own(lesson))
+
+
+def test_the_state_compared_is_the_one_restored(monkeypatch):
+    forget = lambda path, like: (jax.tree.map(jnp.zeros_like, like), {})
+    monkeypatch.setattr(check.checkpoint, "restore_tree", forget)
+    with pytest.raises(AssertionError, match="saved and restored"):
+        check.CONTRACT["state"](lambda: make("FitNet"))
+
+
 def test_a_distiller_of_ones_own_by_address(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def cosine(student, teacher, labels):\n    return student.logits.max()\n")
