@@ -341,6 +341,7 @@ def test_residual_blocks_start_as_the_identity_if_asked(block):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 4, 4, 8)), jnp.float32)
     same = [np.allclose(block(MAKE._replace(zero_init=z), 8, 8, 1)(x), x) for z in (True, False)]
     assert same == [True, False]
+    assert block(MAKE._replace(zero_init=True), 8, 16, 2)(x).any()  # a projection is no identity
 
 
 def test_in_bfloat16_pictures_are_normalised_before_they_are_rounded():
