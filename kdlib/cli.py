@@ -60,7 +60,7 @@ def _checked(kind, accepts, what: str):
 positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
-plain = _checked(str, lambda name: name == pathlib.Path(name).stem, "a name without folder or dot")
+bare = lambda text: text.removesuffix(checkpoint.SUFFIX).lstrip(".") == pathlib.Path(text).name
 folder = lambda text: pathlib.Path(text).expanduser()
 
 
@@ -99,7 +99,7 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--train_path", default="runs/test", type=folder, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
     flag("--trained_param", help="start from the weights of this checkpoint")
-    flag("--publish", type=plain, help="name in pretrained/ to save the first seed's network by")
+    flag("--publish", type=_checked(str, bare, "a bare name"), help="also save pretrained/PUBLISH")
     # fmt: on
     return parser
 

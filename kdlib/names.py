@@ -39,7 +39,7 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
 
     Raises:
         ValueError: the text is no such expression, or a name, setting or value is wrong.
-        FileNotFoundError: a file or module that is not there.
+        FileNotFoundError, ModuleNotFoundError: a file or module that is not there.
     """
     own = {}
 
@@ -115,7 +115,7 @@ def load_object(address: str):
     """What ``module:Name`` or ``file.py:Name`` names.
 
     Raises:
-        FileNotFoundError: there is no such file or module.
+        FileNotFoundError, ModuleNotFoundError: there is no such file or module.
         ValueError: it has no such name.
     """
     place, _, name = address.rpartition(":")

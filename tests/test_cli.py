@@ -99,6 +99,33 @@ def test_the_same_command_resumes_and_another_config_is_refused(
     assert before == {p: p.read_bytes() for p in out.glob("*.safetensors")}
 
 
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    pets, teacher_file, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "run"
+    for name in ("nets/mine", "mine.safetensors", ".."):
+        command = shlex.join(distil(pets, teacher_file, out, f"--publish {name}"))
+        assert "is not a bare name" in refused(train_w_kd.main, command, capsys)
+    command = shlex.join(distil(pets, teacher_file, out, "--distiller no_such_module:loss"))
+    assert "No module named 'no_such_module'" in refused(train_w_kd.main, command, capsys)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as where it isn't installed
+    command = shlex.join(distil(pets, teacher_file, out))
+    assert "tensorboardX" in refused(train_w_kd.main, command, capsys)
+    assert not list(out.glob("*"))
+
+
+def test_more_labels_than_there_are_are_refused_before_the_first_run(tmp_path, capsys):
+    command = f"--preset smoke --methods plain --labels 64 20000 --out {tmp_path}/run"
+    assert "20000 pictures asked of 16000" in refused(compare.main, command, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_is_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = compare._parser().parse_args(["--out=~/runs", "--train_teacher=~/teacher"])
+    assert (options.out, options.train_teacher) == (tmp_path / "runs", tmp_path / "teacher")
+
+
 def test_a_run_may_start_from_given_weights(pets, teacher_file, tmp_path, capsys):
     arguments = f"--arch ResNet8x0.25 --dataset {pets} {TINY} --no-do_log --trained_param"
     train.main([*arguments.split(), str(teacher_file), "--train_path", str(tmp_path / "again")])

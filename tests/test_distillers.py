@@ -233,11 +233,48 @@ def test_a_distiller_of_ones_own_by_address(tmp_path):
         make(f"{file}:cosin")
     with pytest.raises(FileNotFoundError, match="no file"):
         make(f"{tmp_path}/yours.py:cosine")
-    with pytest.raises(FileNotFoundError, match="can't be imported: No module named"):
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
         make("no_such_module:cosine")
 
 
 # --- schedules
+
+
+def test_files_of_ones_own_may_have_spaces_and_functions_that_make_distillers(tmp_path):
+    file = tmp_path / "my losses" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(
+        "from kdlib.distillers import AttentionTransfer\nTHREE = 3\n"
+        "def loss(s, t, labels):\n    return (s.logits - t.logits).var()\n"
+        "def pair(beta=2.0):\n    return AttentionTransfer(beta)\n"
+    )
+    assert make(f"AT + {file}:loss").spec.endswith(f" + {file}:loss")
+    assert make(f"{file}:pair()").weight == 2.0 and make(f"{file}:pair(beta=3)").weight == 3.0
+    with pytest.raises(ValueError, match="THREE is 3: give a function or a class"):
+        make(f"{file}:THREE")
+
+
+@pytest.mark.parametrize("result", ["None", "s.logits.mean(-1)"])
+def test_a_loss_that_is_no_scalar_is_named(result, tmp_path):
+    (tmp_path / "mine.py").write_text(f"def loss(s, t, labels):\n    return {result}\n")
+    with pytest.raises(ValueError, match=r"mine.py:loss returns .*: give a scalar"):
+        make(f"{tmp_path}/mine.py:loss")(some_outputs(0), some_outputs(1), Y)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "DML(distiller=5)", "Online(distiller=DML)", "BornAgain(distiller='AT')", "DML(peers=2)",
+        "SoftLogits(gamma='much')", "SoftLogits(temperature=None)", "EMATeacher(decay='0.9')",
+    ],
+)  # fmt: skip
+def test_a_setting_of_another_kind_is_named(spec):
+    from kdlib import transfer
+
+    with pytest.raises(ValueError, match=r"takes .*, not \w+="):
+        transfer.make(spec)
+    assert transfer.make("SoftLogits(temperature=2, gamma=1)").distiller.temperature == 2
+    assert transfer.make("DML(peers=['ResNet8'], distiller=AT)").peers == ("ResNet8",)
 
 
 def test_the_schedule_of_a_function_of_ones_own_is_part_of_its_text(tmp_path):

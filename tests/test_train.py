@@ -418,6 +418,31 @@ def test_events_of_several_seeds_wait_for_the_epochs_that_are_tested(tiny, tmp_p
         assert list(run.history.points("test_accuracy", seed)) == [2, 3]
 
 
+def test_events_of_a_killed_run_are_written_anew(tiny, tmp_path, monkeypatch):
+    """What was not yet written when it was killed is missing else; the old ones are purged."""
+    import tensorboardX
+
+    written = []
+
+    class Events:
+        def __init__(self, folder, purge_step):
+            assert purge_step == 1
+
+        def add_scalar(self, name, value, epoch):
+            written.append((name, epoch))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", Events)
+    history = quick_fit(tiny, recipe=replace(QUICK, epochs=3, test_every=2)).history
+    log = tensorboard.Writer(tmp_path)
+    log(history, 3, [0])
+    log(history, 3, [0])
+    assert [epoch for name, epoch in written if name == "train/loss"] == [1, 2, 3]
+    assert [epoch for name, epoch in written if name == "test/accuracy"] == [2, 3]
+
+
 def test_a_log_gets_one_line_per_epoch(tiny, capsys):
     fit(STUDENT, tiny, None, QUICK, label="mine")
     lines = capsys.readouterr().out.splitlines()
@@ -469,6 +494,102 @@ def test_another_teacher_other_pictures_and_changed_code_are_other_runs(tiny, te
     own.write_text(f"{loss}.std()\n")
     with pytest.raises(ValueError, match=r"own\.py is"):
         run()
+
+
+def test_a_changed_test_set_is_another_run(tiny, tmp_path):
+    run = lambda data: fit(STUDENT, data, recipe=QUICK, run_dir=tmp_path, progress=False)
+    run(tiny)
+    images, labels = tiny.test.images, tiny.test.labels
+    others = {"picture_mean": Split(images // 2, labels), "labels": Split(images, labels[::-1])}
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=f"{name} is"):
+            run(replace(tiny, test=other))
+
+
+def test_functions_of_one_name_are_told_apart_by_their_text(tiny, teacher, tmp_path):
+    def loss(student, teacher, labels):
+        return (student.logits - teacher.logits).var()
+
+    taught = lambda loss: Offline(teacher, kdlib.distillers.own(loss))
+    run = lambda loss: quick_fit(tiny, taught(loss), run_dir=tmp_path)
+    first = run(loss).history
+    assert run(loss).history.curves == first.curves
+
+    def loss(student, teacher, labels):
+        return (student.logits - teacher.logits).std()
+
+    with pytest.raises(ValueError, match=r"own\..*loss is"):
+        run(loss)
+
+
+def test_students_of_one_name_are_told_apart_by_their_text(tiny, tmp_path):
+    def network(seed):
+        return models.build(STUDENT, CLASSES, seed=seed)
+
+    run = lambda student: fit(student, tiny, recipe=QUICK, run_dir=tmp_path, progress=False)
+    run(network)
+
+    def network(seed):
+        return models.build(STUDENT, CLASSES, seed=seed, zero_init=False)
+
+    with pytest.raises(ValueError, match=r"own\..*network is"):
+        run(network)
+
+
+def test_a_finished_run_says_what_it_was_trained_on(tiny, tmp_path, monkeypatch):
+    """Asking for its record again, elsewhere or later, trains nothing."""
+    run = lambda: quick_fit(tiny, seeds=2, run_dir=tmp_path).history.protocol
+    first = run()
+    monkeypatch.setattr(kdlib.history, "code", lambda: "kdlib 12345678, jax 9")
+    monkeypatch.setattr(kdlib.history, "device", lambda count: "abacus")
+    assert (run()["code"], run()["device"]) == (first["code"], first["device"])
+    (tmp_path / "state-seed-1.safetensors").unlink()  # one of two seeds is trained anew
+    assert run()["code"] == f"{first['code']}, then kdlib 12345678, jax 9"
+    assert run()["device"] == f"{first['device']}, then abacus"
+
+
+def test_a_run_that_trained_nothing_leaves_its_folder_free(tiny, teacher, tmp_path):
+    """A mistake in a loss of one's own shows when it is traced: after config.json is written."""
+    own = tmp_path / "own.py"
+    run = lambda: fit(STUDENT, tiny, Offline(teacher, make(f"{own}:loss")), QUICK,
+                      run_dir=tmp_path / "run", progress=False)  # fmt: skip
+    own.write_text("def loss(student, teacher, labels):\n    return student.logit.var()\n")
+    with pytest.raises(AttributeError):
+        run()
+    own.write_text("def loss(student, teacher, labels):\n    return student.logits.var()\n")
+    assert run().history.epochs == QUICK.epochs
+
+
+@pytest.mark.parametrize("setting", ["epochs", "batch_size", "eval_batch_size", "test_every"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3"])
+def test_a_recipe_of_no_whole_numbers_is_refused(setting, value):
+    with pytest.raises(ValueError, match=f"{setting}={value!r}: give a whole number above 0"):
+        Recipe(**{setting: value})
+
+
+@pytest.mark.parametrize("value", [0.1, 0.5, -0.01])
+def test_momenta_of_one_and_more_are_refused(value):
+    with pytest.raises(ValueError, match=r"give less than 1 - momentum, here 0\.1"):
+        Recipe(dot=value)
+    assert Recipe(dot=0.075).dot == 0.075
+
+
+def test_what_cannot_be_trained_is_named(tiny, teacher):
+    too_few = lambda seed: models.build(STUDENT, CLASSES - 1, seed=seed)
+    with pytest.raises(ValueError, match="the student knows 3 classes and tiny has 4"):
+        fit(too_few, tiny, recipe=QUICK, progress=False)
+    with pytest.raises(ValueError, match="needs a teacher: give a trained network"):
+        quick_fit(tiny, Offline(None, make("AT")))
+    with pytest.raises(ValueError, match=r"transfer='AT': give what transfer\.make returns"):
+        quick_fit(tiny, "AT")
+    assert quick_fit(tiny, seeds=np.arange(1)).history.config["seeds"] == [0]
+
+
+def test_a_checkpoint_may_be_read_by_whom_the_folder_lets(tmp_path):
+    before = os.umask(0o022)
+    checkpoint.save_tree(tmp_path / "state", {"a": np.zeros(2)}, {})
+    os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_teacher_may_hold_random_keys(tiny):
