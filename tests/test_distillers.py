@@ -257,7 +257,7 @@ def test_files_of_ones_own_may_have_spaces_and_functions_that_make_distillers(tm
 @pytest.mark.parametrize("result", ["None", "s.logits.mean(-1)"])
 def test_a_loss_that_is_no_scalar_is_named(result, tmp_path):
     (tmp_path / "mine.py").write_text(f"def loss(s, t, labels):\n    return {result}\n")
-    with pytest.raises(ValueError, match=r"mine.py:loss returns .*: give a scalar"):
+    with pytest.raises(ValueError, match=r"mine.py:loss is .*: give a scalar"):
         make(f"{tmp_path}/mine.py:loss")(some_outputs(0), some_outputs(1), Y)
 
 

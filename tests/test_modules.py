@@ -14,6 +14,7 @@ from kdlib.distillers.ft import FT, factor_loss
 from kdlib.distillers.ofd import partial_loss
 from kdlib.distillers.reviewkd import ReviewKD, hierarchical_loss
 from kdlib.distillers.vid import variational_loss
+from kdlib.models.convolution import convolve
 from kdlib.models.mobilenet import InvertedResidual
 from kdlib.models.network import ConvNorm, Make, Normalise, Stage
 from kdlib.models.resnet import BasicBlock, Bottleneck
@@ -432,3 +433,13 @@ def test_the_divergences_of_other_codes_are_not_ours():
     np.testing.assert_allclose(jnp.linalg.norm(gradient), 0.1004033, rtol=1e-4)
     element_mean = make("TfKDSelf(temperature=4)")(out(S), out(T), Y)
     np.testing.assert_allclose(element_mean, 0.360174, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["FitNet", "FT", "OFD", "ReviewKD", "SimKD", "AB", "FSP"])
+def test_distillers_convolve_as_networks_do(name):
+    """Else a GPU's weight gradients of several seeds, and a CPU's of one, are slow ones."""
+    made = make(name)
+    shown = check.outputs(0, channels=6), check.outputs(1, channels=8)
+    made.prepare(*shown, nnx.Rngs(0), jnp.zeros(8, jnp.int32))
+    found = [part for _, part in nnx.iter_modules(made) if isinstance(part, nnx.Conv)]
+    assert found and all(part.conv_general_dilated is convolve for part in found)

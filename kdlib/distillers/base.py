@@ -10,7 +10,7 @@ from jax import Array
 
 from kdlib.data import Batch
 from kdlib.models import Outputs
-from kdlib.models.network import lecun_normal
+from kdlib.models.network import convolve, lecun_normal
 from kdlib.names import require, settings, written
 
 COMMON = ("warmup", "pretrain")  # settings that every distiller takes beside its own
@@ -50,8 +50,7 @@ class Distiller(nnx.Module):
     def __call__(self, student, teacher, labels, batch: Batch | None = None) -> Array:
         teacher = jax.lax.stop_gradient(teacher)  # it may be training, but never to please others
         loss = self.knowledge(student, teacher, labels, *([batch] if self.contextual else []))
-        is_scalar = loss is not None and jnp.shape(loss) == ()
-        require(is_scalar, f"{self.spec} returns {loss}: give a scalar, like a mean over pictures")
+        require(loss is not None and jnp.ndim(loss) == 0, f"{self.spec} is {loss}: give a scalar")
         return loss
 
     def weights(self, progress) -> tuple:
@@ -168,6 +167,7 @@ class Sum(Distiller):
 
 
 BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
+Conv = functools.partial(nnx.Conv, conv_general_dilated=convolve)  # give it its padding in numbers
 
 
 class Adapter(nnx.Module):
@@ -196,7 +196,7 @@ class Adapter(nnx.Module):
             return
         size = 2 * up if up > 1 else 1 + down * (down > 1)
         padding = "SAME" if up > 1 else [((size - 1) // 2, size // 2)] * 2
-        kind, shape = nnx.ConvTranspose if up > 1 else nnx.Conv, (c_in, c_out, (size, size))
+        kind, shape = nnx.ConvTranspose if up > 1 else Conv, (c_in, c_out, (size, size))
         self.conv = kind(*shape, (up * down,) * 2, padding=padding, use_bias=not norm,
                          kernel_init=lecun_normal, rngs=rngs)  # fmt: skip
         self.norm = BatchNorm(c_out, rngs=rngs) if norm else None
@@ -204,8 +204,7 @@ class Adapter(nnx.Module):
     def __call__(self, x: Array) -> Array:
         if self.identity:
             return x
-        x = self.conv(x)  # (n, H, W, C)
-        x = x if self.norm is None else self.norm(x)
+        x = self.conv(x) if self.norm is None else self.norm(self.conv(x))  # (n, H, W, C)
         return nnx.relu(x) if self.relu else x
 
 
@@ -220,8 +219,8 @@ def convolutions(widths, sizes, activation, rngs, norm=True) -> nnx.Sequential:
     """Convolutions from each width to the next, each with batch norm or not, and activation."""
     layers = []
     for c_in, c_out, size in zip(widths[:-1], widths[1:], sizes, strict=True):
-        layers.append(nnx.Conv(c_in, c_out, (size, size), use_bias=not norm,
-                               kernel_init=lecun_normal, rngs=rngs))  # fmt: skip
+        layers.append(Conv(c_in, c_out, (size, size), padding=size // 2, use_bias=not norm,
+                           kernel_init=lecun_normal, rngs=rngs))  # fmt: skip
         layers += [BatchNorm(c_out, rngs=rngs), activation] if norm else [activation]
     return nnx.Sequential(*layers)
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.distillers.base import Adapter, BatchNorm, Distiller, mean_square, pool_evenly, stages_of
+from kdlib.distillers.base import (  # isort: skip
+    Adapter, BatchNorm, Conv, Distiller, mean_square, pool_evenly, stages_of)  # fmt: skip
 
 
 def hierarchical_loss(*, student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -23,8 +24,8 @@ class Fusion(nnx.Module):
     def __init__(self, student, teacher, middle, first, rngs):
         inner = jax.ShapeDtypeStruct((*student.shape[:3], middle), student.dtype)
         self.enter, (*self.sides, c_out) = Adapter(student, inner, rngs), teacher.shape[1:]
-        self.gate = None if first else nnx.Conv(2 * middle, 2, (1, 1), rngs=rngs)
-        self.leave = nnx.Conv(middle, c_out, (3, 3), use_bias=False, rngs=rngs)
+        self.gate = None if first else Conv(2 * middle, 2, (1, 1), padding=0, rngs=rngs)
+        self.leave = Conv(middle, c_out, (3, 3), padding=1, use_bias=False, rngs=rngs)
         self.norm = BatchNorm(c_out, rngs=rngs)
 
     def __call__(self, x: jax.Array, deeper: jax.Array | None) -> tuple[jax.Array, jax.Array]:
