@@ -45,7 +45,8 @@ def _mark(axis, place, word, side="right"):
 
 
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.COLOURS[1]}
+VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.COLOURS[1],
+            "plain": "black"}  # fmt: skip
 
 
 def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -100):

@@ -206,7 +206,7 @@ def methods() -> str:
     seeds = WORDS[len(records.histories["plain"].seeds)]
     return f"""![Test accuracy of every distiller on the embedded set, one dot per seed](figures/offline/comparison.png)
 
-*{protocol(records)}.* Four things to read from them:
+*{protocol(records)}. Blue: better than plain training (black) by an interval that excludes zero; orange: worse; grey: neither.* Four things to read from them:
 
 - Plain training reaches {accuracy(records, "plain")} %, and {accuracy(records, "Longer")} % with twice the epochs. {WORDS[len(better)].capitalize()} distillers beat it by more than chance at one forward pass of the teacher per picture ({scores(better)}); all of them but {quoted(late)} also beat twice the epochs. {quoted(ahead)} are ahead of `SoftLogits` by more than chance. Each of these intervals stands for itself. Corrected for the {len(records.histories) - 1} comparisons of a column (Holm, notebook [06](notebooks/06_method_zoo.ipynb)), these gains remain: over plain training those of {remain["plain"]}, over twice the epochs those of {remain["Longer"]}, and over soft logits those of {remain["SoftLogits"]}. The teacher was trained on 16,000 labelled pictures: these rows show what it hands over to a student with 256, not what its compute is worth.
 - {baseline_says()}
@@ -214,6 +214,35 @@ def methods() -> str:
 - Of the online and self-distillation methods one beats plain training by more than chance: `{own}`, where a picture learns from another one of its class, with {accuracy(alone, own)} %, a gain of {verdict(alone, own, "better")} that doesn't remain in Holm's correction. None is ahead of twice the epochs. Deep supervision, `BYOT` without its distillation (`alpha=0, beta=0`), gains {verdict(alone, deep, "inconclusive")}, which {seeds} seeds can't tell from nothing.
 
 ![What share of its distance to the teacher each distiller closes, paired by seed](figures/offline/gap.png)"""
+
+
+def draws() -> str:
+    """Results over ten draws of the labelled pictures, beside those of one draw."""
+    records, one = report.recorded("draws"), report.recorded("shapes").histories["plain"].last()
+    last = {name: history.last() for name, history in records.histories.items()}
+    plain, count = last["plain"], WORDS[len(last["plain"])]
+    rivals, bold = ("plain", "SoftLogits", "Longer"), "remains in Holm's correction"
+    ahead = judged(records, "better", "Longer")
+    lost = [
+        n
+        for n in judged(report.recorded("offline"), "better", "Longer")
+        if n in last and n not in ahead
+    ]
+    spread = lambda values: f"{100 * values.std(ddof=1):.1f}"
+    return (
+        f"All tables so far share one draw of the 256 labelled pictures. Here each of {count} seeds has a draw of "
+        f"its own, so that intervals are over pictures too. Plain training's accuracy has a standard deviation of "
+        f"{spread(plain)} points, from {100 * plain.min():.1f} to {100 * plain.max():.1f} %; the ten seeds on "
+        f"one draw above, {spread(one)}.\n\n{versus(records, rivals)}\n\n"
+        f"*{protocol(records)}. Differences in points, paired by draw and seed; ▲ better, ▼ worse by an interval "
+        f"that excludes zero; bold: a gain that {bold} for the {len(last) - 1} comparisons of its column.*\n\n"
+        f"{quoted(ahead)} beat twice the epochs; those of {quoted(kept(records, 'Longer'))} remain in Holm's correction."
+        + (
+            f" Of those that did on one draw, {quoted(lost)} can't be told from it here."
+            if lost
+            else ""
+        )
+    )
 
 
 def full() -> str:
@@ -355,7 +384,7 @@ def networks() -> str:
 
 
 BLOCKS = {
-    "short": short, "shapes": shapes, "full": full, "reduced": reduced, "methods": methods,
+    "short": short, "shapes": shapes, "full": full, "reduced": reduced, "methods": methods, "draws": draws,
     "notebooks": notebooks, "networks": networks,
 }  # fmt: skip
 
@@ -370,13 +399,22 @@ def fill(text: str) -> str:
     return re.sub(r"(<!-- draw\.py: (\w+) -->)\n.*?\n(<!-- end -->)", write, text, flags=re.DOTALL)
 
 
+def comparison(records):
+    """Test accuracies, the best method on top, in the colour of the verdict against plain training."""
+    base = records.histories["plain"].last()
+    last = {name: history.last() for name, history in records.histories.items()}
+    order = sorted(last, key=lambda name: -last[name].mean())
+    verdicts = {name: metrics.compare(last[name], base)[1] for name in order}
+    colours = [charts.VERDICTS[verdict] for verdict in (verdicts | {"plain": "plain"}).values()]
+    return plots.comparison({name: last[name] for name in order}, records.teacher, colours=colours)
+
+
 def draw(records, folder: pathlib.Path) -> None:
     """The figures of a table, written to its folder."""
     teacher, histories = records
     curves = plots.curves if len(histories) <= len(plots.COLOURS) else charts.panels
-    last = {name: history.last() for name, history in histories.items()}
     for name, figure in {
-        "curves": curves(histories, teacher=teacher), "comparison": plots.comparison(last, teacher),
+        "curves": curves(histories, teacher=teacher), "comparison": comparison(records),
         "cost": charts.cost(histories), "calibration": charts.calibration(histories),
         "gap": charts.gap_closed(histories, teacher),
     }.items():  # fmt: skip

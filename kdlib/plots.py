@@ -70,13 +70,14 @@ def draw_rows(axis, values: dict[str, np.ndarray], scale=100, colours=None):
 
 
 def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
-               title: str | None = None):  # fmt: skip
+               title: str | None = None, colours: Sequence[str] | None = None):  # fmt: skip
     """One row per method: every seed as a dot, the mean and its 95 % interval as a bar.
 
-    ``accuracies`` maps names, from the top, to shares ``[seeds]``; ``teacher`` is drawn dashed.
+    ``accuracies`` maps names, from the top, to shares ``[seeds]``; ``teacher`` is drawn dashed;
+    ``colours`` are the rows'.
     """
     figure, axis = _figure(size=(6.4, 0.9 + min(0.45 * len(accuracies), 6)))
-    draw_rows(axis, accuracies)
+    draw_rows(axis, accuracies, colours=colours)
     if teacher is not None:
         axis.axvline(100 * teacher, color="black", ls="--", lw=1, marker="")
         axis.annotate("teacher", (100 * teacher, 1), (0, 2), ("data", "axes fraction"),

@@ -20,7 +20,7 @@ from kdlib.data import Dataset, Split
 from kdlib.history import History
 from kdlib.models import Outputs
 from kdlib.names import OWN_FILE, require
-from kdlib.program import Modules, Program, Recipe, TrainState
+from kdlib.program import Modules, Program, Recipe, TrainState, compiled
 from kdlib.progress import Progress
 from kdlib.transfer import Supervised
 from kdlib.transfer.supervised import cross_entropy, shows
@@ -57,7 +57,7 @@ def predict(model: nnx.Module, images, batch_size: int = 250, maps: bool = True)
     graph, state = nnx.split(model)
     state = nnx.to_pure_dict(state)
     kept = {} if maps else {"features": (), "preacts": ()}
-    show = jax.jit(lambda state, images: nnx.merge(graph, state)(images)._replace(**kept))
+    show = compiled(lambda state, images: nnx.merge(graph, state)(images)._replace(**kept))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     # Four have a row per picture; the rest, head and norms, are of the network.
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(tuple(p)[:4] for p in parts))
