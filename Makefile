@@ -56,6 +56,7 @@ records: $(VENV)/.ready         ## measure again what README shows of the embedd
 	$(RUN) -m kdlib.compare --preset workshop --seeds 5 --out $(AGAIN)/methods --figures "$(AGAIN)/figures/{table}" \
 	    --table offline online self
 	cp -R $(AGAIN)/figures/. figures
+	$(RUN) -m figures.draws
 	$(RUN) -m figures.watch
 	$(MAKE) figures
 

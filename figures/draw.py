@@ -26,6 +26,7 @@ README = HERE.parent / "README.md"
 TABLES = ("shapes", "offline", "online", "self", *(
     f"{preset}/{table}" for preset in ("reduced", "full")
     for table in ("demo", "baselines", "offline", "online", "self")))  # fmt: skip
+MINUS = "\N{MINUS SIGN}"
 WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 # One run each, on the original CIFAR-10 (sseung0703/Lightweighting_Cookbook: KD/README.md).
 ORIGINAL = {
@@ -83,6 +84,8 @@ def accuracy(records, name: str) -> str:
 
 def listed(words) -> str:
     """``"a, b and c"``."""
+    if not words:
+        return "none"
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -99,7 +102,7 @@ def against(records, rival: str, names) -> str:
         two = (records.histories[each].last() for each in (name, rival))
         difference, verdict = metrics.compare(*two)
         sign = "+" if difference.mean >= 0 else ""
-        found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", "\N{MINUS SIGN}"))
+        found.append(f"`{name}` {sign}{difference} ({verdict})".replace("-", MINUS))
     return listed(found)
 
 
@@ -113,7 +116,7 @@ def versus(records, rivals) -> str:
         for rival in rivals:
             difference, found = metrics.compare(last[name], last[rival])
             sign = "+" if difference.mean >= 0 else ""
-            text = f"{sign}{difference}".replace("-", "\N{MINUS SIGN}")
+            text = f"{sign}{difference}".replace("-", MINUS)
             text += {"better": " ▲", "worse": " ▼", "inconclusive": ""}[found]
             bold = "**" if name in kept(records, rival) else ""
             row.append("" if name == rival else f"{bold}{text}{bold}")
@@ -232,7 +235,7 @@ def draws() -> str:
     return (
         f"All tables so far share one draw of the 256 labelled pictures. Here each of {count} seeds has a draw of "
         f"its own, so that intervals are over pictures too. Plain training's accuracy has a standard deviation of "
-        f"{spread(plain)} points, from {100 * plain.min():.1f} to {100 * plain.max():.1f} %; the ten seeds on "
+        f"{spread(plain)} points, from {100 * plain.min():.1f} to {100 * plain.max():.1f} %; the {WORDS[len(one)]} seeds on "
         f"one draw above, {spread(one)}.\n\n{versus(records, rivals)}\n\n"
         f"*{protocol(records)}. Differences in points, paired by draw and seed; ▲ better, ▼ worse by an interval "
         f"that excludes zero; bold: a gain that {bold} for the {len(last) - 1} comparisons of its column.*\n\n"
@@ -342,6 +345,26 @@ def alone_says() -> str:
     )
 
 
+def start_says() -> str:
+    """What the start of the blocks is worth in the reduced table, where that was measured."""
+    other, here = report.recorded("reduced/start"), recorded("reduced/demo")
+    last = [{n: h.last() for n, h in records.histories.items()} for records in (here, other)]
+    gains = [each["SoftLogits"] - each["plain"] for each in last]
+    rise, (change, found) = last[1]["plain"] - last[0]["plain"], metrics.compare(gains[1], gains[0])
+    words = {
+        "worse": "smaller",
+        "better": "larger",
+        "inconclusive": "no different, as far as three seeds tell",
+    }
+    rows = [f"`{name}` {accuracy(other, name)} %" for name in other.histories]
+    return (
+        f"without it (`zero_init=False`, [figures/reduced/start](figures/reduced/start)) {listed(rows)}: plain "
+        f"training changes by {metrics.interval(rise)} points, and soft logits' gain over it is then "
+        f"{against(other, 'plain', ['SoftLogits']).partition(' ')[2]}, {words[found]} "
+        f"({str(change).replace('-', MINUS)})"
+    )
+
+
 def reduced() -> str:
     """CIFAR-10 at a scale that a CPU can measure: table, figure, sentences."""
     records = recorded("reduced/demo")
@@ -349,7 +372,7 @@ def reduced() -> str:
 
 ![Test accuracy on CIFAR-10, JPEG copy, at reduced scale, one dot per seed](figures/reduced/demo/comparison.png)
 
-{reduced_says()} The recipe is the original's, shortened: ten epochs leave a student unfinished. And part of the gains may be the start: blocks start as the identity, which in so short a run can hold a plain student back more than a taught one (notebook [03](notebooks/03_attention_transfer.ipynb)); the same table without that has not been measured. Other work shared the cores while all but `plain`, `Longer` and `DKD` were trained, so their training times are too long.
+{reduced_says()} The recipe is the original's, shortened: ten epochs leave a student unfinished. And part of the gains may be the start: blocks start as the identity, which in so short a run can hold a plain student back more than a taught one (notebook [03](notebooks/03_attention_transfer.ipynb)); {start_says()}. Other work shared the cores while all but `plain`, `Longer` and `DKD` were trained, so their training times are too long.
 
 {winners_say()} The table is [figures/reduced/offline](figures/reduced/offline/table.md).
 

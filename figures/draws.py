@@ -1,6 +1,6 @@
 """Measure how far the embedded set's results depend on which 256 pictures have labels.
 
-    python -m figures.draws                # an hour on a CPU core; figures/draws is replaced
+    python -m figures.draws                # an hour and a half on a CPU core
     python -m figures.draws plain OFD      # these methods only, on one core; the same again resumes
 
 The tables draw the labelled pictures once, and their seeds vary weights, order and crops. Here

@@ -27,7 +27,7 @@ HEADER = "kdlib"  # the metadata entry that holds ours, as JSON
 
 def save_tree(path, tree, metadata: dict) -> None:
     """Write a pytree of arrays and a dict of JSON values. Random keys are stored as their data."""
-    arrays = {name: np.asarray(_raw(leaf)) for name, leaf in named_leaves(tree)}
+    arrays = {name: np.asarray(_raw(leaf), order="C") for name, leaf in named_leaves(tree)}
     header = {HEADER: json.dumps(metadata)}  # several entries would be written in a random order
     with replacing(path) as scratch:
         scratch.write_bytes(safetensors.numpy.save(arrays, header))

@@ -60,8 +60,8 @@ def _checked(kind, accepts, what: str):
 positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
-bare = lambda text: text.removesuffix(checkpoint.SUFFIX).lstrip(".") == pathlib.Path(text).name
-folder = lambda text: pathlib.Path(text).expanduser()
+bare = lambda text: text.removesuffix(checkpoint.SUFFIX).strip(".") == pathlib.Path(text).name != ""
+folder = lambda text: pathlib.Path(os.path.expanduser(text))  # ~nobody stays as it is
 
 
 def training_parser(prog: str, description: str) -> Parser:

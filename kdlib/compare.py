@@ -200,15 +200,13 @@ def main(arguments=None) -> None:
     chosen = choose(options)
     for method in options.methods or [m for table in options.table for m in chosen.table(table)]:
         transfer.make(method)  # a wrong name ends here, before anything is trained
-    for labels in options.labels or []:  # and so do too many labels
-        load_data(chosen, options.data_path, labels)
     out = options.out or pathlib.Path("runs") / "-".join(options.table)
     figures = str(cli.folder(options.figures or out / "figures"))
     if len(options.table) > 1 and "{table}" not in figures:
         figures += "/{table}"
     for table in options.table:
         done, above = {}, pathlib.Path(figures.replace("{table}", table))
-        for labels in options.labels or [None]:
+        for labels in sorted(options.labels or [None], reverse=True):  # too many are refused first
             try:  # tables share their runs: a method that is in two of them is trained once
                 done[labels], text = run_table(options, chosen, table, labels, out, above, on_epoch)
             except TimeUp as reached:

@@ -51,10 +51,6 @@ class History:
         generations = self.protocol.get("generations", 1)
         return np.array([max(c[-len(c) // generations :]) for c in self.curves[metric]])
 
-    def diverged(self) -> list[int]:
-        """The seeds whose loss is no number any more; their accuracy is chance's, no method's."""
-        return np.array(self.seeds)[~np.isfinite(self.last("train_loss"))].tolist()
-
     def curve(self, metric: str) -> np.ndarray:
         """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""
         return np.array(self.curves[metric])

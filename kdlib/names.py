@@ -77,14 +77,17 @@ def _build(node, text, kind, table, wrap, own):
             raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
     shared = {k: values.pop(k) for k in ("warmup", "pretrain") if k in values}
     known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
+    label = own.get(name.id, name.id)
     for setting, value in values.items():
-        require(setting in accepted, f"{name.id} has no setting '{setting}': it takes {known}")
+        require(setting in accepted, f"{label} has no setting '{setting}': it takes {known}")
         fits = name.id in own or _is(value, accepted[setting].annotation)
-        require(fits, f"{name.id} takes {known}, not {setting}={value!r}")
+        require(fits, f"{label} takes {known}, not {setting}={value!r}")
     try:
         makes = values or name.id not in own or (name is not node and not shared)  # f() is called
         made = found(**values) if makes else found
-        made = wrap(made, own[name.id]) if name.id in own else made
+        if makes and not isinstance(found, type):  # a function: its text is all that is known
+            label = written(label, values | shared)
+        made = wrap(made, label) if name.id in own else made
         require(not shared or hasattr(made, "scheduled"), f"{name.id} takes no {', '.join(shared)}")
         return made.scheduled(**shared) if shared else made
     except TypeError as error:

@@ -60,9 +60,9 @@ class Recipe:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "eval_batch_size", "test_every"):
             whole = isinstance(value := getattr(self, name), int) and value > 0
-            require(whole, f"{name}={value!r}: give a whole number above 0")
-        fits = 0 <= self.dot < 1 - self.momentum or not self.dot  # a momentum stays below 1
-        require(fits, f"dot={self.dot}: give less than 1 - momentum, here {1 - self.momentum:.4g}")
+            require(whole, f"{name}={value!r}: give an int above 0")
+        fits = not self.dot or 0 < self.dot < round(1 - self.momentum, 9)  # no momentum reaches 1
+        require(fits, f"dot={self.dot}: give 0, or less than 1 - {self.momentum} (momentum)")
 
     def schedule(self, steps_per_epoch: int) -> optax.Schedule:
         """Learning rate by step. It drops between epochs, and not before the first has ended."""

@@ -97,7 +97,7 @@ def results_table(histories: dict[str, History], *, teacher: float | None = None
     if teacher is not None:
         rows.append(["teacher", f"{100 * teacher:.1f}", *[""] * 7])
     for name, history in histories.items():
-        accuracy, lost = history.last(), history.diverged()
+        accuracy, lost = history.last(), np.isnan(history.curves.get("train_loss", 0)).any()
         row = [name, f"{metrics.interval(accuracy)}{' (diverged)' * bool(lost)}", "", "", ""]
         if name != baseline:
             difference, verdict = metrics.compare(accuracy, base.last())
@@ -146,7 +146,6 @@ def protocol(history: History) -> str:
     data, recipe = config["data"], config["recipe"]
     seeds = f"{len(history.seeds)} seed{'s' if len(history.seeds) > 1 else ''}"
     epochs, half = facts.get("epochs", recipe["epochs"]), ", bfloat16" * recipe.get("bfloat16", 0)
-    seeds += f"; diverged: {history.diverged()}" if history.diverged() else ""
     return (f"{data['source']}: {data['train']:,} training, {data['test']:,} test pictures; "
             f"{config['student']}, {facts['parameters'] / 1e6:.2f} M parameters; {epochs} epochs, "
             f"batch {recipe['batch_size']}{half}; {seeds}; {facts['reported']} reported; "

@@ -16,12 +16,12 @@ class Writer:
         self.writers, self.written = {}, {}
 
     def __call__(self, history: History, epoch: int, seeds: list[int], networks=None):
-        for seed in seeds:
-            self.writers[seed] = self.writers.get(seed) or self.writer(seed)
+        for place, seed in enumerate(history.seeds):  # a kill may have left others behind
+            writer = self.writers.get(seed) or self.writers.setdefault(seed, self.writer(seed))
             for name, curves in history.curves.items():
-                curve = curves[history.seeds.index(seed)]
-                for at, value in zip(history.points(name, seed).tolist(), curve, strict=True):
+                points = history.points(name, seed).tolist()
+                for at, value in zip(points, curves[place], strict=True):
                     if at > self.written.get(seed, 0):
-                        self.writers[seed].add_scalar(name.replace("_", "/", 1), value, at)
-            self.writers[seed].flush()
-            self.written[seed] = epoch
+                        writer.add_scalar(name.replace("_", "/", 1), value, at)
+            writer.flush()
+            self.written[seed] = len(history.curves["seconds"][place])

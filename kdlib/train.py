@@ -106,7 +106,7 @@ def fit(
             that aren't there or can't share the batch.
     """
     transfer = transfer or Supervised()
-    seeds = list(range(seeds)) if isinstance(seeds, int) else list(map(int, seeds))
+    seeds = list(range(seeds)) if np.ndim(seeds) == 0 else list(map(int, seeds))
     fused = jax.default_backend() != "cpu" if fused is None else fused
     _check(student, data, transfer, recipe, seeds)
     config = configuration(student, data, transfer, recipe, seeds)
@@ -139,11 +139,11 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
     Pictures, of training and test, are there as their means; labels, frozen teachers and what is
     one's own as checksums.
     """
-    is_name = isinstance(student, str)
+    kind = getattr(student, "__name__", "custom") if callable(student) else None
     config = {
-        "student": models.canonical(student) if is_name else getattr(student, "__name__", "custom"),
-        "transfer": transfer.name, "distiller": transfer.spec, "own": _own(student, transfer),
-        "data": data.describe(), "recipe": asdict(recipe), "picture_shape": data.image_shape,
+        "student": kind or models.canonical(student), "own": _own(student, transfer),
+        "transfer": transfer.name, "distiller": transfer.spec, "recipe": asdict(recipe),
+        "data": data.describe(), "picture_shape": data.image_shape,
         "picture_mean": [round(v, 3) for s in (data.train, data.test) for v in s.moments[0]],
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
         "labels": checkpoint.digest([data.train.labels, data.test.labels]),
@@ -156,10 +156,13 @@ def _own(student, transfer) -> dict[str, str]:
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(path.expanduser())[:16] for path in paths}
     parts = nnx.iter_modules(getattr(transfer, "distiller", None) or nnx.Module())
-    for each in (student, *(getattr(part, "function", type(part)) for _, part in parts)):
-        if not getattr(each, "__module__", "kdlib").startswith(("kdlib", "flax")):
-            with contextlib.suppress(OSError, TypeError):  # of a shell, or no function: no text
-                found[each.__qualname__] = checkpoint.digest(np.array(inspect.getsource(each)))
+    made_by = [student, type(transfer), *(getattr(p, "function", type(p)) for _, p in parts)]
+    for each in filter(callable, made_by):  # a partial function's is that of the function
+        each = getattr(each, "func", each if hasattr(each, "__qualname__") else type(each))
+        if (each.__module__ or "__main__").partition(".")[0] not in ("kdlib", "flax"):
+            with contextlib.suppress(OSError, TypeError):  # made in a shell: no text
+                text = found.get(each.__qualname__, "") + inspect.getsource(each)
+                found[each.__qualname__] = checkpoint.digest(np.array(text))
     return found
 
 
@@ -215,15 +218,17 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
 
 
 def _check(student, data, transfer, recipe, seeds):
-    require(isinstance(transfer, Supervised), f"{transfer=}: give what transfer.make returns")
+    require(isinstance(transfer, Supervised), f"{type(transfer)}: give what transfer.make returns")
     size, pictures = recipe.batch_size, len(data.train)
     require(size <= pictures, f"a batch of {size} is larger than the {pictures} training pictures: "
             "use a smaller batch size")  # fmt: skip
     require(0 < len(seeds) == len(set(seeds)), f"seeds={seeds}: give at least one, each once")
-    own = {} if isinstance(student, str) else {"student": nnx.eval_shape(lambda: student(seeds[0]))}
-    for name, module in (transfer.frozen() | own).items():
-        require(module is not None, f"{transfer.spec} needs a {name}: give a trained network")
-        known = shows(module, data.image_shape).logits.shape[-1]
+    frozen, pictures = transfer.frozen(), jnp.zeros((2, *data.image_shape), jnp.uint8)
+    require(None not in frozen.values(), f"{transfer.spec} needs a trained {', '.join(frozen)}")
+    shown = {name: shows(module, data.image_shape) for name, module in frozen.items()}
+    if callable(student):
+        shown["student"] = nnx.eval_shape(lambda: student(seeds[0])(pictures))
+    for name, known in ((name, outputs.logits.shape[-1]) for name, outputs in shown.items()):
         require(known == data.num_classes, f"the {name} knows {known} classes and {data.name} has "
                 f"{data.num_classes}: take one for this data")  # fmt: skip
 
@@ -249,7 +254,7 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
         ValueError: another run is there; the message names the settings that differ.
     """
     path = run_dir / "config.json"
-    if not (path.exists() and any(run_dir.glob(f"*{checkpoint.SUFFIX}"))):  # nothing trained yet
+    if not (path.exists() and any(run_dir.glob("[hs]*"))):  # no history, state, student
         files.write_text(path, json.dumps(config, indent=1))
         return
     settings = json.loads(path.read_text()), config

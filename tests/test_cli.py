@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     pets, teacher_file, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "run"
-    for name in ("nets/mine", "mine.safetensors", ".."):
+    for name in ("nets/mine", "mine.safetensors", "..", "."):
         command = shlex.join(distil(pets, teacher_file, out, f"--publish {name}"))
         assert "is not a bare name" in refused(train_w_kd.main, command, capsys)
     command = shlex.join(distil(pets, teacher_file, out, "--distiller no_such_module:loss"))

@@ -590,7 +590,7 @@ def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
     with pytest.raises(ValueError, match="image_size"):
         data.load(str(root))
     assert data.load(str(root), image_size=16).image_shape == (16, 16, 3)
-    with pytest.raises(ValueError, match="shapes is not resized from 32 pixels"):
+    with pytest.raises(ValueError, match="shapes stays at 32 pixels"):
         data.load("shapes", image_size=16)
 
 

@@ -250,6 +250,10 @@ def test_files_of_ones_own_may_have_spaces_and_functions_that_make_distillers(tm
     )
     assert make(f"AT + {file}:loss").spec.endswith(f" + {file}:loss")
     assert make(f"{file}:pair()").weight == 2.0 and make(f"{file}:pair(beta=3)").weight == 3.0
+    assert make(make(f"{file}:pair(beta=3, warmup=0.5)").spec).weights(0.25) == (1.0, 1.5)
+    assert make(f"{file}:pair()").spec != make(f"{file}:pair(beta=3)").spec
+    with pytest.raises(ValueError, match=r"mine.py:loss has no setting 'beta'"):
+        make(f"{file}:loss(beta=2)")
     with pytest.raises(ValueError, match="THREE is 3: give a function or a class"):
         make(f"{file}:THREE")
 

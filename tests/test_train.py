@@ -1,5 +1,6 @@
 """Training: the step, resuming, seeds, fused programs, and what a record says."""
 
+import functools
 import os
 import pathlib
 import signal
@@ -427,20 +428,22 @@ def test_events_of_a_killed_run_are_written_anew(tiny, tmp_path, monkeypatch):
     class Events:
         def __init__(self, folder, purge_step):
             assert purge_step == 1
+            self.seed = folder[-1]
 
         def add_scalar(self, name, value, epoch):
-            written.append((name, epoch))
+            written.append((self.seed, name, epoch))
 
         def flush(self):
             pass
 
     monkeypatch.setattr(tensorboardX, "SummaryWriter", Events)
-    history = quick_fit(tiny, recipe=replace(QUICK, epochs=3, test_every=2)).history
+    history = quick_fit(tiny, recipe=replace(QUICK, epochs=3, test_every=2), seeds=2).history
     log = tensorboard.Writer(tmp_path)
-    log(history, 3, [0])
-    log(history, 3, [0])
-    assert [epoch for name, epoch in written if name == "train/loss"] == [1, 2, 3]
-    assert [epoch for name, epoch in written if name == "test/accuracy"] == [2, 3]
+    log(history, 3, [1])  # seed 0 ended before the kill
+    log(history, 3, [1])
+    for seed in "01":
+        epochs = lambda kind, seed=seed: [e for s, name, e in written if (s, name) == (seed, kind)]
+        assert epochs("train/loss") == [1, 2, 3] and epochs("test/accuracy") == [2, 3]
 
 
 def test_a_log_gets_one_line_per_epoch(tiny, capsys):
@@ -536,6 +539,51 @@ def test_students_of_one_name_are_told_apart_by_their_text(tiny, tmp_path):
         run(network)
 
 
+def test_what_has_one_name_is_told_apart_too(tiny, teacher):
+    """Lambdas, what a call holds, and a transfer, a student or a partial function of one's own."""
+
+    class Mine(Offline):
+        pass
+
+    class Maker:
+        def __call__(self, seed):
+            return build(seed)
+
+    named = lambda student, taught=None: kdlib.train.configuration(
+        student, tiny, taught or Supervised(), QUICK, 1
+    )["own"]
+    loss = kdlib.distillers.own(lambda s, t, labels: (s.logits - t.logits).var())
+    one, other = (named(student, Offline(teacher, loss)) for student in (
+        lambda seed: build(seed),
+        lambda seed: build(seed + 5)))  # fmt: skip
+    assert one != other
+    assert any(name.endswith("Mine") for name in named(STUDENT, Mine(teacher, make("AT"))))
+    assert any(name.endswith("Maker") for name in named(Maker()))
+    assert "build" in named(functools.partial(build))
+    nowhere = {}
+    exec("def loss(s, t, labels): return (s.logits - t.logits).var()", nowhere)  # has no module
+    assert named(STUDENT, Offline(teacher, kdlib.distillers.own(nowhere["loss"]))) == {}
+
+
+def test_networks_may_hold_what_cannot_be_hashed(tiny):
+    class Net(nnx.Module):
+        def __init__(self, seed):
+            self.network, self.notes = build(seed), {"widths": {"stem": 4}}
+
+        def __call__(self, images):
+            return self.network(images)
+
+    assert fit(Net, tiny, recipe=QUICK, progress=False).history.epochs == QUICK.epochs
+
+
+def test_a_finished_run_whose_states_are_gone_is_not_overwritten(tiny, teacher, tmp_path):
+    quick_fit(tiny, run_dir=tmp_path)
+    for state in tmp_path.glob("state-*"):
+        state.unlink()
+    with pytest.raises(ValueError, match="holds another run"):
+        quick_fit(tiny, Offline(teacher, make("AT")), run_dir=tmp_path)
+
+
 def test_a_finished_run_says_what_it_was_trained_on(tiny, tmp_path, monkeypatch):
     """Asking for its record again, elsewhere or later, trains nothing."""
     run = lambda: quick_fit(tiny, seeds=2, run_dir=tmp_path).history.protocol
@@ -563,13 +611,13 @@ def test_a_run_that_trained_nothing_leaves_its_folder_free(tiny, teacher, tmp_pa
 @pytest.mark.parametrize("setting", ["epochs", "batch_size", "eval_batch_size", "test_every"])
 @pytest.mark.parametrize("value", [0, -1, 2.5, "3"])
 def test_a_recipe_of_no_whole_numbers_is_refused(setting, value):
-    with pytest.raises(ValueError, match=f"{setting}={value!r}: give a whole number above 0"):
+    with pytest.raises(ValueError, match=f"{setting}={value!r}: give an int above 0"):
         Recipe(**{setting: value})
 
 
 @pytest.mark.parametrize("value", [0.1, 0.5, -0.01])
 def test_momenta_of_one_and_more_are_refused(value):
-    with pytest.raises(ValueError, match=r"give less than 1 - momentum, here 0\.1"):
+    with pytest.raises(ValueError, match=r"give 0, or less than 1 - 0\.9 \(momentum\)"):
         Recipe(dot=value)
     assert Recipe(dot=0.075).dot == 0.075
 
@@ -578,9 +626,9 @@ def test_what_cannot_be_trained_is_named(tiny, teacher):
     too_few = lambda seed: models.build(STUDENT, CLASSES - 1, seed=seed)
     with pytest.raises(ValueError, match="the student knows 3 classes and tiny has 4"):
         fit(too_few, tiny, recipe=QUICK, progress=False)
-    with pytest.raises(ValueError, match="needs a teacher: give a trained network"):
+    with pytest.raises(ValueError, match="needs a trained teacher"):
         quick_fit(tiny, Offline(None, make("AT")))
-    with pytest.raises(ValueError, match=r"transfer='AT': give what transfer\.make returns"):
+    with pytest.raises(ValueError, match=r"<class 'str'>: give what transfer\.make returns"):
         quick_fit(tiny, "AT")
     assert quick_fit(tiny, seeds=np.arange(1)).history.config["seeds"] == [0]
 

@@ -41,8 +41,8 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
         name = re.sub(r"[\s-]", "", name.lower()) if "cifar" in name.lower() else name.lower()
         source, classes, arrays = sources.tfds(name, data_dir, image_size)
     train, test = (Split(*(arrays.get(f"{s}_{k}") for k in KINDS)) for s in ("train", "test"))
-    require(image_size in (None, train.images.shape[1]), f"{name} is not resized from "
-            f"{train.images.shape[1]} pixels: leave the image size out")  # fmt: skip
+    side = train.images.shape[1]
+    require(image_size in (None, side), f"{name} stays at {side} pixels: leave the image size out")
     data = Dataset(name, source, tuple(classes), train, test)
     data = data.hold_out(validation, seed) if validation else data
     return data.subset(subset, seed) if subset and subset != len(data.train) else data

@@ -17,20 +17,17 @@ def folder(path: pathlib.Path, image_size: int | None):
     Raises FileNotFoundError if there is no folder or no picture in it, ValueError for fewer than
     two classes, an unreadable picture, or pictures of several sizes and no ``image_size``.
     """
-    missing = f"no folder {path}: give a data set's name or a folder of pictures"
-    require(path.is_dir(), missing, FileNotFoundError)
+    require(path.is_dir(), f"no folder {path}: give a set's name or a folder", FileNotFoundError)
     train = path / "train" if (path / "train").is_dir() else path
     held = path / "test", path / "val"
     test = next(filter(pathlib.Path.is_dir, held), None)
     classes = sorted(p.name for p in train.glob("[!.]*") if p.is_dir() and p not in held)
     found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
-    missing = f"no pictures ({kinds}) in sub-folders of {train}: one per class"
-    require(any(found), missing, FileNotFoundError)
+    require(any(found), f"no pictures ({kinds}) in sub-folders of {train}", FileNotFoundError)
     require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
     held_out = _list_pictures(test, classes) if test else [files[::5] for files in found]
     kept = found if test else [[f for i, f in enumerate(files) if i % 5] for files in found]
-    left = any(kept) and any(held_out)
-    require(left, f"{path} leaves no pictures to train or test on: add more, or a test folder")
+    require(any(kept) and any(held_out), f"{path} leaves no pictures to train or test on: add some")
     arrays = {}
     for split, found in (("train", kept), ("test", held_out)):
         pictures = [_open(file) for files in found for file in files]

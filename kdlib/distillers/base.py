@@ -50,7 +50,8 @@ class Distiller(nnx.Module):
     def __call__(self, student, teacher, labels, batch: Batch | None = None) -> Array:
         teacher = jax.lax.stop_gradient(teacher)  # it may be training, but never to please others
         loss = self.knowledge(student, teacher, labels, *([batch] if self.contextual else []))
-        require(loss is not None and jnp.ndim(loss) == 0, f"{self.spec} is {loss}: give a scalar")
+        if loss is None or jnp.ndim(loss):
+            raise ValueError(f"{self.spec} is {loss}: give a scalar, like a mean over pictures")
         return loss
 
     def weights(self, progress) -> tuple:
@@ -85,7 +86,8 @@ class Distiller(nnx.Module):
         """The text that makes this distiller again: ``SoftLogits(temperature=4.0, alpha=0.9)``."""
         shared = [k for k in COMMON if getattr(self, k) != getattr(type(self), k)]
         values = {name: getattr(self, name) for name in [*self.settings, *shared]}
-        return written(self.address or type(self).__name__, values)
+        name, is_function = self.address or type(self).__name__, self.settings == () and not shared
+        return name if is_function or name.endswith(")") else written(name, values)
 
     settings = property(lambda self: settings(type(self)))  # that text can give
 
@@ -113,7 +115,6 @@ class Custom(Distiller):
         return self.function(student, teacher, labels)
 
     settings = ()
-    spec = property(lambda self: Distiller.spec.fget(self).removesuffix("()"))
 
 
 def own(given, address: str | None = None) -> Distiller:

@@ -46,7 +46,7 @@ def make(spec: str, teacher=None, *, family: str | None = None, teacher_arch: st
             (``"EMA(average=0.9)"``), or a ``teacher_arch`` for a method that names its networks.
     """
     require(family in (None, *FAMILIES), unknown("transfer", str(family), FAMILIES))
-    head = re.match(r"\s*(\w*)", spec)[1]
+    head = re.match(r"\s*(\w*)", spec)[1] if ":" not in spec.partition("(")[0] else ""
     if head in NICKNAMES and not (head in DISTILLERS and family in ("Offline", "Online")):
         long = NICKNAMES[head]
         require(spec.strip() == head, f"'{head}' is short for {long}: write that, with your values")

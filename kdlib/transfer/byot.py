@@ -41,8 +41,7 @@ class BYOT(Supervised):
     family = "SelfDistillation"
 
     def __init__(self, alpha: float = 0.1, temperature: float = 3.0, beta: float = 0.05):
-        known = 0 <= alpha <= 1 and beta >= 0
-        require(known, f"{alpha=}, {beta=}: give alpha from 0 to 1, beta of at least 0")
+        require(0 <= alpha <= 1 and beta >= 0, f"{alpha=}, {beta=}: give alpha 0 to 1, beta >= 0")
         positive(temperature=temperature)
         self.alpha, self.temperature, self.beta = alpha, float(temperature), beta
 
