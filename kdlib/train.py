@@ -155,7 +155,7 @@ def _own(student, transfer) -> dict[str, str]:
     """Checksums of what isn't ours: of files named in text, and of functions' and classes' text."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(path.expanduser())[:16] for path in paths}
-    parts = nnx.iter_modules(getattr(transfer, "distiller", None) or nnx.Module())
+    parts = nnx.iter_graph(getattr(transfer, "distiller", None) or nnx.Module())
     made_by = [student, type(transfer), *(getattr(p, "function", type(p)) for _, p in parts)]
     for each in filter(callable, made_by):  # a partial function's is that of the function
         each = getattr(each, "func", each if hasattr(each, "__qualname__") else type(each))

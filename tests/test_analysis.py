@@ -115,7 +115,7 @@ def test_a_sweep_is_the_runs_it_stands_for(tiny, teacher):
 
 def test_a_sweep_weighs_as_soft_logits_do():
     swept, plain = analysis.SweptSoftLogits(), distillers.SoftLogits(temperature=3, alpha=0.25)
-    swept.temperature[...], swept.alpha[...] = 3.0, 0.25
+    swept.temperature[...], swept.alpha[...] = jnp.float32(3), jnp.float32(0.25)
     pair = check.outputs(0), check.outputs(1)
     lessons = [method(*pair, jnp.arange(4)) for method in (swept, plain)]
     np.testing.assert_allclose(*lessons, rtol=1e-6)

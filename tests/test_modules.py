@@ -441,5 +441,5 @@ def test_distillers_convolve_as_networks_do(name):
     made = make(name)
     shown = check.outputs(0, channels=6), check.outputs(1, channels=8)
     made.prepare(*shown, nnx.Rngs(0), jnp.zeros(8, jnp.int32))
-    found = [part for _, part in nnx.iter_modules(made) if isinstance(part, nnx.Conv)]
+    found = [part for _, part in nnx.iter_graph(made) if isinstance(part, nnx.Conv)]
     assert found and all(part.conv_general_dilated is convolve for part in found)
