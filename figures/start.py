@@ -13,7 +13,7 @@ from dataclasses import replace
 from kdlib import compare, evaluate, preset, report
 
 OUT = pathlib.Path(__file__).resolve().parent / "reduced" / "start"
-RUNS, METHODS = pathlib.Path("runs/start"), ("plain", "SoftLogits", "Longer")
+RUNS, METHODS = pathlib.Path("runs/start"), ("plain", "SoftLogits")
 
 
 def main(methods):
