@@ -37,6 +37,10 @@ class Recipe:
         zero_init: start every residual block as the identity.
         bfloat16: compute in bfloat16; parameters, momentum and statistics stay float32.
         eval_batch_size, test_every: pictures per evaluation step, epochs between evaluations.
+
+    Raises:
+        ValueError: sizes or epochs that are no whole numbers above 0, or a ``dot`` with which a
+            momentum would reach 1.
     """
 
     epochs: int = 200

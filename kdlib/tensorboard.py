@@ -6,7 +6,10 @@ from kdlib.history import History
 
 
 class Writer:
-    """Writes metrics of finished epochs to ``run_dir/events/seed-N``; ``fit`` calls it."""
+    """Writes metrics of finished epochs to ``run_dir/events/seed-N``; ``fit`` calls it.
+
+    Raises ImportError without tensorboardX.
+    """
 
     def __init__(self, run_dir: pathlib.Path):
         from tensorboardX import SummaryWriter

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 def evaluate(model: nnx.Module, split: Split, batch_size: int = 250) -> dict[str, float]:
-    """Test a network in evaluation mode.
+    """Test a network that shows :class:`Outputs`, in evaluation mode.
 
     Returns:
         ``accuracy``, a share, and ``loss``, the mean negative log-likelihood in nats.
@@ -101,9 +101,10 @@ def fit(
             function that returns their networks as they are now.
 
     Raises:
-        ValueError: a batch larger than the data, a teacher that knows another number of classes, or
-            ``run_dir`` holds a run with another config (the difference is named), or ``devices``
-            that aren't there or can't share the batch.
+        ValueError: a batch larger than the data; no teacher where one is needed; a teacher or a
+            student of one's own with another number of classes; a ``transfer`` that is none;
+            ``run_dir`` holds a run with another config (the difference is named); ``devices`` that
+            aren't there or can't share the batch.
     """
     transfer = transfer or Supervised()
     seeds = list(range(seeds)) if np.ndim(seeds) == 0 else list(map(int, seeds))

@@ -23,11 +23,11 @@ def folder(path: pathlib.Path, image_size: int | None):
     test = next(filter(pathlib.Path.is_dir, held), None)
     classes = sorted(p.name for p in train.glob("[!.]*") if p.is_dir() and p not in held)
     found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
-    require(any(found), f"no pictures ({kinds}) in sub-folders of {train}", FileNotFoundError)
+    require(any(found), f"no pictures ({kinds}) in {train}/CLASS/", FileNotFoundError)
     require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
     held_out = _list_pictures(test, classes) if test else [files[::5] for files in found]
     kept = found if test else [[f for i, f in enumerate(files) if i % 5] for files in found]
-    require(any(kept) and any(held_out), f"{path} leaves no pictures to train or test on: add some")
+    require(any(kept) and any(held_out), f"{path}: too few to train and test on; add some or test/")
     arrays = {}
     for split, found in (("train", kept), ("test", held_out)):
         pictures = [_open(file) for files in found for file in files]

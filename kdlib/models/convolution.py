@@ -33,7 +33,7 @@ KEEP = {"xla_disable_hlo_passes": "cse_barrier_expander"} if ONEDNN else None
 
 
 def compiled(function):
-    """``jax.jit`` of a function that calls :func:`once`."""
+    """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment."""
     return jax.jit(function, compiler_options=KEEP if jax.default_backend() == "cpu" else None)
 
 
