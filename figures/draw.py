@@ -366,9 +366,9 @@ def start_says() -> str:
         theirs["SoftLogits"] - theirs["plain"], ours["SoftLogits"] - ours["plain"], "worse"
     )
     return (
-        "Part of these gains is the start: blocks start as the identity, which in so short a run holds a plain "
+        "Part of soft logits' gain is the start: blocks start as the identity, which in so short a run holds a plain "
         "student back more than a taught one (notebook [03](03_attention_transfer.ipynb)). Without that "
-        f"(`zero_init=False`, figures/reduced/start) plain training reaches {accuracy(other, 'plain')} %, {rise} "
+        f"(`zero_init=False`, the same seeds, {other.histories['plain'].protocol['device']}, figures/reduced/start) plain training reaches {accuracy(other, 'plain')} %, {rise} "
         f"points more, and soft logits {accuracy(other, 'SoftLogits')} %: a gain of {gain}, smaller by {less}. "
         "The other rows were not measured so."
     )
