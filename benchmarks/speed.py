@@ -86,10 +86,13 @@ class Theirs:
 def same_losses(work, data, recipe) -> dict:
     """The mean loss of both sides' first epoch without augmentation, in float32.
 
+    At a tenth of the rate: at the full one rounding alone moves a ResNet-56's loss by 2 % in four
+    steps.
+
     Raises:
         AssertionError: they differ by more than 1 %; then the sides don't do the same work.
     """
-    still = replace(recipe, pad=0, flip=0.0, bfloat16=False)
+    still = replace(recipe, pad=0, flip=0.0, bfloat16=False, learning_rate=0.01)
     ours, theirs = Ours(work, data, still), Theirs(work, data, still, peer.Resident)
     order = ours.order()
     losses = {"kdlib": ours.epoch(), "PyTorch": theirs.epoch(order)}

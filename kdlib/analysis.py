@@ -77,10 +77,9 @@ class SweptSoftLogits(SoftLogits):
         return 1 - self.alpha[...], self.alpha[...]
 
 
-def sweep(
-    student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *, seeds: int = 1,
-    temperatures: Sequence[float], alphas: Sequence[float], fused: bool | None = None,
-    progress: bool = True) -> np.ndarray:  # fmt: skip
+def sweep(student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *, seeds: int = 1,
+          temperatures: Sequence[float], alphas: Sequence[float], fused: bool | None = None,
+          progress: bool = True) -> np.ndarray:  # fmt: skip
     """Train with every pair of temperature and share; one compiled program serves them all.
 
     On a GPU all runs are one vmapped program; on a CPU they follow one another. Where the data has

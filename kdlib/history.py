@@ -60,8 +60,7 @@ class History:
         place = 0 if seed is None else self.seeds.index(seed)
         count, done = len(self.curves[metric][place]), len(self.curves["seconds"][place])
         every = self.config["recipe"].get("test_every", 1)
-        tested = np.arange(1, done + 1)
-        last = self.protocol.get("epochs", done)
+        tested, last = np.arange(1, done + 1), self.protocol.get("epochs", done)
         return tested if count == done else tested[(tested % every == 0) | (tested == last)]
 
     # Epochs that every seed has finished.

@@ -40,8 +40,7 @@ class Preset:
 
 
 # What ``kdlib.compare --table`` runs: text that ``kdlib.transfer.make`` reads.
-TABLES = {
-    "demo": ("plain", "SoftLogits", "AT(beta=BETA)", "SoftLogits + AT(beta=BETA)"),
+TABLES = {"demo": ("plain", "SoftLogits", "AT(beta=BETA)", "SoftLogits + AT(beta=BETA)"),
     "baselines": ("plain", "Longer"),  # what the compute of a teacher buys without one
     "offline": ("plain", "Longer", "SoftLogits", "LSKD", "LogitMSE", "DKD", "DIST", "MLKD",
                 "FunMatch", "AT", "AT(beta=BETA)", "FitNet", "FSP", "NST", "VID", "AB", "FT", "OFD",

@@ -141,8 +141,7 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
     one's own as checksums.
     """
     kind = getattr(student, "__name__", "custom") if callable(student) else None
-    config = {
-        "student": kind or models.canonical(student), "own": _own(student, transfer),
+    config = {"student": kind or models.canonical(student), "own": _own(student, transfer),
         "transfer": transfer.name, "distiller": transfer.spec, "recipe": asdict(recipe),
         "data": data.describe(), "picture_shape": data.image_shape,
         "picture_mean": [round(v, 3) for s in (data.train, data.test) for v in s.moments[0]],
@@ -240,8 +239,7 @@ def _protocol(program: Program, data: Dataset) -> dict:
     state = jax.eval_shape(lambda: program.init(0))
     used = nnx.eval_shape(program.deployed, state.params, state.rest, program.frozen)
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
-    return {
-        "reported": "last epoch", "views": program.transfer.views, "fused": program.fused,
+    return {"reported": "last epoch", "views": program.transfer.views, "fused": program.fused,
         "versions": history.versions(), "trained_parameters": sum(sizes), **student._asdict(),
         "deployed_parameters": models.cost(used, data.image_shape).parameters,
         "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],

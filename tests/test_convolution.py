@@ -87,6 +87,20 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
     np.testing.assert_allclose(found, [loss(x, kernel), 2 * loss(x, kernel)], rtol=1e-5)
 
 
+@needs_oneDNN
+def test_gradients_where_jax_has_float64(monkeypatch):
+    """With ``jax_enable_x64`` a bare 0.0 would be of another type than the gradient it pads."""
+    monkeypatch.setattr(convolution, "WORTH", 0)
+    named = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    loss = lambda x, k: convolution.convolve(x, k, (2, 2), ((1, 1),) * 2, **named).sum()
+    x, kernel = jnp.ones((4, 8, 8, 8)), jnp.ones((3, 3, 8, 8))
+    expected = jax.grad(loss, (0, 1))(x, kernel)
+    with jax.enable_x64(True):
+        found = jax.grad(loss, (0, 1))(x, kernel)
+    for mine, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, plain, rtol=1e-5)
+
+
 def test_memory_is_kept_from_step_to_step():
     """A step's pages aren't given back to the system and fetched again."""
     code = """

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from kdlib import models
-from kdlib.models.network import lecun_normal
+from kdlib.models.network import BatchNorm, lecun_normal
 
 
 def evaluating(*args, **kwargs):
@@ -326,6 +326,57 @@ def test_batch_norm_moves_in_training_and_rests_in_evaluation():
     model(PICTURES)
     assert not np.array_equal(model.stem_norm.mean[...], before)
     assert model.stem_norm.momentum == 0.9 and model.stem_norm.epsilon == 1e-5
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(16, 6, 6, 5), (32, 5)])
+def test_batch_norm_is_flax_s(shape, dtype):
+    """Values, gradients and moved averages, also of channels far from 0; nothing else at rest."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = (jax.random.normal(keys[0], shape) + jnp.array([0, 1, -3, 10, 0])).astype(dtype)
+    x = x.at[..., 4].set(0)  # a dead channel
+    pull = jax.random.normal(keys[1], shape)
+    ours, theirs = (
+        make(5, dtype=dtype, rngs=nnx.Rngs(0)) for make in (
+            BatchNorm, lambda c, **told: nnx.BatchNorm(c, momentum=0.9, epsilon=1e-5, **told))
+    )  # fmt: skip
+
+    def shown(norm):
+        norm.scale[...], norm.bias[...] = jnp.linspace(0.5, 2, 5), jnp.linspace(-1, 1, 5)
+        graph, params, rest = nnx.split(norm, nnx.Param, ...)
+        params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+
+        def loss(params, x):
+            merged = nnx.merge(graph, params, rest)
+            y = merged(x)
+            moved = nnx.to_pure_dict(nnx.split(merged, nnx.Param, ...)[2])
+            return (y.astype(jnp.float32) * pull).sum(), (y, moved)
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    found, expected = jax.tree.leaves(shown(ours)), jax.tree.leaves(shown(theirs))
+    # A dead channel's variance of 1e-5 divides roundings by 0.003.
+    loose = {"rtol": 2e-4, "atol": 2e-3} if dtype == jnp.float32 else {"rtol": 0.02, "atol": 0.1}
+    for mine, plain in zip(found, expected, strict=True):
+        assert mine.dtype == plain.dtype and mine.shape == plain.shape
+        np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in (mine, plain)), **loose)
+    ours.eval(), theirs.eval()
+    np.testing.assert_array_equal(ours(x), theirs(x))
+    assert isinstance(models.build("VGG8", 3).first.blocks[0].norm, BatchNorm)
+
+
+def test_batch_norm_centres_no_map():
+    """The one thing it is for: no difference as large as the map, forward or back."""
+
+    def differences(norm):
+        graph, state = nnx.split(norm)
+        state = nnx.to_pure_dict(state)
+        loss = lambda x: (nnx.merge(graph, state)(x) ** 2).sum()
+        text = str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((16, 6, 6, 5))))
+        return text.count(":f32[16,6,6,5] = sub")
+
+    assert differences(nnx.BatchNorm(5, rngs=nnx.Rngs(0)))  # else this would see none anywhere
+    assert not differences(BatchNorm(5, rngs=nnx.Rngs(0)))
 
 
 def test_the_network_normalises_with_its_own_statistics():

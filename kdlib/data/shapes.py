@@ -43,8 +43,7 @@ def _polygon(corners):
 
 # Signed distances in a frame where an object spans about -1..1. Look-alikes are deliberate (disc
 # and hexagon, ring and crescent, triangle and arrow): that is where dark knowledge comes from.
-SHAPES = {
-    "disc": lambda x, y: np.hypot(x, y) - 0.85,
+SHAPES = {"disc": lambda x, y: np.hypot(x, y) - 0.85,
     "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.65) - 0.2,
     "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 0.95, 0.75 - np.hypot(x - 0.5, y)),
     "triangle": _polygon(_star(3, 0.5)),
@@ -52,8 +51,7 @@ SHAPES = {
     "hexagon": _polygon(_star(6, 0.866)[::2] * 0.92), "star": _polygon(_star(5, 0.42)),
     "cross": _polygon([
         (-0.3, -0.9), (0.3, -0.9), (0.3, -0.3), (0.9, -0.3), (0.9, 0.3), (0.3, 0.3), (0.3, 0.9),
-        (-0.3, 0.9), (-0.3, 0.3), (-0.9, 0.3), (-0.9, -0.3), (-0.3, -0.3)]),
-    "arrow": _polygon([
+        (-0.3, 0.9), (-0.3, 0.3), (-0.9, 0.3), (-0.9, -0.3), (-0.3, -0.3)]), "arrow": _polygon([
         (0, -1), (0.8, -0.1), (0.3, -0.1), (0.3, 0.9), (-0.3, 0.9), (-0.3, -0.1), (-0.8, -0.1)]),
     "corner": _polygon([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.25), (0.8, 0.25), (0.8, 0.8),
                         (-0.8, 0.8)])}  # fmt: skip
@@ -78,10 +76,7 @@ def _paint(images, distance, colour):
 
 def _render(rng, labels):
     count = len(labels)
-
-    def draw(low, high, *shape):
-        return rng.uniform(low, high, shape).astype(np.float32)
-
+    draw = lambda low, high, *shape: rng.uniform(low, high, shape).astype(np.float32)
     images = _texture(rng, count)
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     for _ in range(STROKES):

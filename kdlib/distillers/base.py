@@ -10,7 +10,7 @@ from jax import Array
 
 from kdlib.data import Batch
 from kdlib.models import Outputs
-from kdlib.models.network import convolve, lecun_normal
+from kdlib.models.network import BatchNorm, convolve, lecun_normal
 from kdlib.names import require, settings, written
 
 COMMON = ("warmup", "pretrain")  # settings that every distiller takes beside its own
@@ -167,7 +167,6 @@ class Sum(Distiller):
     spec = property(lambda self: " + ".join(part.spec for part in self.parts))
 
 
-BatchNorm = functools.partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 Conv = functools.partial(nnx.Conv, conv_general_dilated=convolve)  # give it its padding in numbers
 
 

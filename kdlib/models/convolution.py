@@ -117,8 +117,8 @@ def _in_chunks(plain, x, kernel, gradient):
 
 def _to_pictures(shape, kernel, gradient, strides, padding):
     """The gradient to pictures of ``shape``: the mirrored kernel over the gradient, spread out."""
-    spread = lax.pad(gradient, 0.0, [(0, 0, 0), *((0, 0, s - 1) for s in strides), (0, 0, 0)])
-    pads = []
+    between = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
+    spread, pads = lax.pad(gradient, gradient.dtype.type(0), between), []
     for axis in (0, 1):
         low = kernel.shape[axis] - 1 - padding[axis][0]
         reach = shape[axis + 1] + kernel.shape[axis] - 1

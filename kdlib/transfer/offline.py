@@ -62,8 +62,7 @@ class Offline(Supervised):
         return {"teacher": self.teacher}
 
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:
-        images = view(key, index)
-        extra = None
+        images, extra = view(key, index), None
         if self.distiller.mixup:
             images = strong(jax.random.fold_in(key, 21), images)
             nothing = jnp.zeros((len(index), 1))  # labels are not looked at

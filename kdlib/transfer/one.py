@@ -64,8 +64,7 @@ class ONE(Supervised):
         shared = student.features[-2]
         branches = [getattr(trained, f"branch_{i}") for i in range(1, self.branches)]
         logits = [student.logits, *(branch(shared) for branch in branches)]
-        gate = trained.gate(shared)
-        gated = (gate.T[..., None] * jnp.stack(logits)).sum(0)  # (n, k)
+        gated = (trained.gate(shared).T[..., None] * jnp.stack(logits)).sum(0)  # (n, k)
         ces = [cross_entropy(z, batch.labels) for z in logits]
         gated_ce = cross_entropy(gated, batch.labels)
         teacher = {"teacher_logits": jax.lax.stop_gradient(gated), "temperature": self.temperature}

@@ -126,8 +126,7 @@ class Supervised:
 
     def batch(self, view: Callable, pictures: Pictures, index, key, progress, classes) -> Batch:
         """The batch at ``index``; ``view(key, index)`` makes a randomly shifted, mirrored view."""
-        images, labels = view(key, index), pictures.labels[index]
-        targets = None
+        images, labels, targets = view(key, index), pictures.labels[index], None
         if self.smoothing or self.mixup or self.cutmix:
             targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), self.smoothing)
         for alpha, cut, fold in ((self.mixup, False, 11), (self.cutmix, True, 12)):
