@@ -441,6 +441,11 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
     }.items():
         assert words.format(f"{works[work]['ratio']['PyTorch, resident']:.2f}") in text, work
     assert f"in {works['soft logits']['first_epoch_seconds']:.0f} s each time" in text
+    alone = json.loads((ROOT / "benchmarks/results/speed-cpu-one-core.json").read_text())
+    ratio = lambda work: f"{alone['works'][work]['ratio']['PyTorch, resident']:.2f}"
+    *first, last = map(ratio, ("plain", "soft logits", "attention", "teacher"))
+    told = f"on one core {', '.join(first)} and {last} ({alone['rounds']} rounds)"
+    assert told in text and alone["device"] == "cpu, 1 core"
     profile = json.loads((ROOT / "benchmarks/results/profile-cpu.json").read_text())
     ratios = [t["kdlib, to kernels"] / t["PyTorch, to kernels"] for t in profile["layers"].values()]
     assert f"{min(ratios):.1f} to {max(ratios):.1f} times as long as they" in text

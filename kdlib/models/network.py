@@ -26,8 +26,7 @@ class Normalise(nnx.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32):
         self.mean = InputStatistic(jnp.asarray(mean, jnp.float32))
-        self.std = InputStatistic(jnp.asarray(std, jnp.float32))
-        self.dtype = dtype
+        self.std, self.dtype = InputStatistic(jnp.asarray(std, jnp.float32)), dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return ((images.astype(jnp.float32) - self.mean[...]) / self.std[...]).astype(self.dtype)
@@ -152,8 +151,7 @@ class Network(nnx.Module):
 
     def __init__(self, make: Make, stages: list[Stage], channels: int):
         self.normalise = Normalise(make.mean, make.std, make.dtype)
-        self.same_padding = make.same_padding
-        self.stages = nnx.data(stages)
+        self.same_padding, self.stages = make.same_padding, nnx.data(stages)
         rngs = make.rngs
         self.classifier = nnx.Linear(channels, make.classes, kernel_init=lecun_normal, rngs=rngs)
 

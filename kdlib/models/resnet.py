@@ -17,10 +17,8 @@ class BasicBlock(nnx.Module):
     norm = property(lambda self: self.norm2)
 
     def __init__(self, make, c_in, c_out, stride):
-        self.conv1 = make.conv(c_in, c_out, 3, stride)
-        self.norm1 = make.norm(c_out)
-        self.conv2 = make.conv(c_out, c_out, 3)
-        self.norm2 = make.norm(c_out, ends_block=True)
+        self.conv1, self.norm1 = make.conv(c_in, c_out, 3, stride), make.norm(c_out)
+        self.conv2, self.norm2 = make.conv(c_out, c_out, 3), make.norm(c_out, ends_block=True)
         self.shortcut = shortcut(make, c_in, c_out, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -33,12 +31,10 @@ class Bottleneck(nnx.Module):
     norm = property(lambda self: self.norm3)
 
     def __init__(self, make, c_in, c_out, stride):
-        self.conv1 = make.conv(c_in, c_out // 4, 1)
-        self.norm1 = make.norm(c_out // 4)
-        self.conv2 = make.conv(c_out // 4, c_out // 4, 3, stride)
-        self.norm2 = make.norm(c_out // 4)
-        self.conv3 = make.conv(c_out // 4, c_out, 1)
-        self.norm3 = make.norm(c_out, ends_block=True)
+        narrow = c_out // 4
+        self.conv1, self.norm1 = make.conv(c_in, narrow, 1), make.norm(narrow)
+        self.conv2, self.norm2 = make.conv(narrow, narrow, 3, stride), make.norm(narrow)
+        self.conv3, self.norm3 = make.conv(narrow, c_out, 1), make.norm(c_out, ends_block=True)
         self.shortcut = shortcut(make, c_in, c_out, stride)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -17,8 +17,7 @@ class PreactBlock(nnx.Module):
         self.activated, self.projects = stride == 2, c_in != c_out
         if not self.activated:
             self.norm1 = make.norm(c_in)
-        self.conv1 = make.conv(c_in, c_out, 3, stride)
-        self.norm2 = make.norm(c_out)
+        self.conv1, self.norm2 = make.conv(c_in, c_out, 3, stride), make.norm(c_out)
         self.conv2 = make.conv(c_out, c_out, 3)
         if self.projects:
             self.shortcut = make.conv(c_in, c_out, 1, stride)

@@ -43,8 +43,7 @@ class PSKD(Supervised):
         return {"table": Table(setup.labels, setup.classes)}
 
     def loss(self, trained, frozen, batch):
-        logits = trained.student(batch.images).logits
-        answers = trained.table.answers
+        logits, answers = trained.student(batch.images).logits, trained.table.answers
         # A picture is seen once per epoch, so what the table holds is the previous epoch's answer.
         before = answers[...][batch.index]
         answers[...] = answers[...].at[batch.index].set(jax.lax.stop_gradient(nnx.softmax(logits)))
