@@ -49,20 +49,17 @@ NOTEBOOKS = {
 }  # fmt: skip
 
 
-def verdict_of(values, baseline, expected: str) -> str:
+def verdict_of(values, baseline, expected: str, what: str = "") -> str:
     """The paired difference of values by seed, ``"4.7 ± 3.6"``, if its verdict is the expected one."""
     difference, found = metrics.compare(values, baseline)
-    require(found == expected, f"{difference} is {found}, not {expected}: rewrite this")
+    require(found == expected, f"{what}{difference} is {found}, not {expected}: rewrite this")
     return str(difference).lstrip("-")
 
 
 def verdict(records, name: str, expected: str, baseline: str = "plain") -> str:
     """The paired difference of two methods, ``"4.7 ± 3.6"``, if its verdict is the expected one."""
-    difference, found = metrics.compare(
-        records.histories[name].last(), records.histories[baseline].last()
-    )
-    require(found == expected, f"{name} is {found}, not {expected}, than {baseline}: rewrite this")
-    return str(difference).lstrip("-")
+    values, against = (records.histories[each].last() for each in (name, baseline))
+    return verdict_of(values, against, expected, f"{name} against {baseline}: ")
 
 
 def judged(records, wanted: str, baseline: str = "plain") -> list[str]:

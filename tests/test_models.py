@@ -365,6 +365,19 @@ def test_batch_norm_is_flax_s(shape, dtype):
     assert isinstance(models.build("VGG8", 3).first.blocks[0].norm, BatchNorm)
 
 
+@pytest.mark.filterwarnings("error")
+def test_batch_norm_keeps_float64():
+    jax.config.update("jax_enable_x64", True)
+    try:
+        x = jax.random.normal(jax.random.key(0), (64, 3), jnp.float64)
+        y = np.asarray(BatchNorm(3, dtype=jnp.float64, rngs=nnx.Rngs(0))(x))
+        expected = np.asarray((x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-10)
+
+
 def test_batch_norm_centres_no_map():
     """The one thing it is for: no difference as large as the map, forward or back."""
 

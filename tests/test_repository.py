@@ -440,6 +440,10 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
         "teacher": "{} for the ResNet-56 itself",
     }.items():
         assert words.format(f"{works[work]['ratio']['PyTorch, resident']:.2f}") in text, work
+    pairs = (work["seconds_per_step"].values() for work in works.values())
+    each = [mine / peer for sides in pairs for mine, peer in zip(*sides, strict=True)]
+    spread = f"which spread from {min(each):.2f} to {max(each):.2f}"
+    assert f"of {len(each) // 4} rounds, {spread}" in text
     assert f"in {works['soft logits']['first_epoch_seconds']:.0f} s each time" in text
     alone = json.loads((ROOT / "benchmarks/results/speed-cpu-one-core.json").read_text())
     ratio = lambda work: f"{alone['works'][work]['ratio']['PyTorch, resident']:.2f}"

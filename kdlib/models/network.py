@@ -83,9 +83,12 @@ class Make(NamedTuple):
 class BatchNorm(nnx.BatchNorm):
     """Flax's, for maps ``[n, h, w, c]`` and rows ``[n, c]``; in training the same in another form.
 
+    Takes ``channels`` (c) and Flax's settings, but for momentum and epsilon. Ioffe, Szegedy, "Batch
+    Normalization", ICML 2015, arXiv:1502.03167.
+
     Written as ``x * factor + shift``, it needs no centred copy of the map, and nor does its
     gradient, ``g * factor + x * a + b`` with a and b per channel: fewer passes over memory, which
-    is what batch norm costs. Sums and statistics are float32.
+    is what batch norm costs. Sums and statistics are float32 at least.
     """
 
     def __init__(self, channels, **settings):
@@ -94,10 +97,11 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.use_running_average:
             return super().__call__(x)
-        wide, axes = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+        wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
         mean = wide.mean(axes)  # (c,)
         var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)  # not below, by rounding
         for average, now in ((self.mean, mean), (self.var, var)):
+            now = now.astype(jnp.float32)
             average[...] = self.momentum * average[...] + (1 - self.momentum) * now
         factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
         return (wide * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
