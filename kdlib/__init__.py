@@ -31,7 +31,7 @@ if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-# Those with calls of oneDNN (models/convolution.py) can't be, which JAX would say for each of them.
+# Programs of one's own with calls of oneDNN can't be (models/convolution.py), as JAX says of each.
 warnings.filterwarnings("ignore", "Error writing persistent compilation cache.*bad_alloc")
 
 
@@ -39,12 +39,16 @@ def _keep_memory() -> None:
     """Have glibc keep what is freed, unless the environment gives it other orders.
 
     A step on a CPU works in one block of up to a gigabyte. Given back after each step, it has to be
-    had again page by page.
+    had again page by page. Only the main thread's heap has room for such a block, so that thread is
+    to ask for it, and runs programs itself. XLA's other threads have heaps of their own: with a
+    common one they wait for each other at each of a step's thousands of small requests, which takes
+    a tenth of a large step and a quarter of a small one.
     """
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         tell = getattr(ctypes.CDLL(None), "mallopt", lambda *order: None)  # other C libraries: none
-        for option, value in ((-8, 1), (-4, 0), (-1, -1)):  # one arena, no mmap, never trim
+        for option, value in ((-4, 0), (-1, -1)):  # no mmap, never trim
             tell(option, value)
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 _keep_memory()

@@ -232,8 +232,7 @@ class Program:
                 params[name] = optax.apply_updates(params[name], step)
             shown = shown or loss
         params, rest = self.transfer.after_step(params, rest, state.step)
-        count = jnp.float32(len(batch.labels))
-        values = {"loss": shown.total, **shown.parts}
+        count, values = jnp.float32(len(batch.labels)), {"loss": shown.total, **shown.parts}
         sums = {name: sums[name] + count * value for name, value in values.items()} | {
             "accuracy": sums["accuracy"] + (shown.logits.argmax(-1) == batch.labels).sum(),
             "count": sums["count"] + count}  # fmt: skip

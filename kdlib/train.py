@@ -55,8 +55,7 @@ def predict(model: nnx.Module, images, batch_size: int = 250, maps: bool = True)
     """What a network shows for pictures, uint8 ``[n, h, w, c]``, in evaluation mode, as NumPy."""
     model.eval()
     graph, state = nnx.split(model)
-    state = nnx.to_pure_dict(state)
-    kept = {} if maps else {"features": (), "preacts": ()}
+    state, kept = nnx.to_pure_dict(state), {} if maps else {"features": (), "preacts": ()}
     show = compiled(lambda state, images: nnx.merge(graph, state)(images)._replace(**kept))
     parts = [show(state, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
     # Four have a row per picture; the rest, head and norms, are of the network.

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import jaxlib
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from kdlib import models
 from kdlib.models import convolution
@@ -102,28 +104,86 @@ def test_gradients_where_jax_has_float64(monkeypatch):
 
 
 def test_memory_is_kept_from_step_to_step():
-    """A step's pages aren't given back to the system and fetched again."""
+    """A step's pages aren't given back to the system and fetched again, nor has the thread that
+    asks for them lost the only heap with room; and other threads have heaps of their own."""
     code = """
-import os, resource
+import ctypes, os, resource, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that meet by chance need more
 import kdlib, jax, jax.numpy as jnp
-step = jax.jit(lambda x: (jnp.sin(x) @ x) @ x)
+from kdlib.models import convolution
+convolution.WORTH = 0  # by oneDNN, where it is tried
+layer = lambda x, k: convolution.convolve(x, k, (1, 1), ((1, 1),) * 2,
+                                          dimension_numbers=("NHWC", "HWIO", "NHWC"))
+convolution.compiled(layer)(jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4)))
+step = jax.jit(lambda x: jnp.sin(x) @ x[:, :8])  # the sine is a map
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-x = jnp.ones((3000, 3000))
+x = jnp.ones((5000, 5000))
 each = []
 for _ in range(10):
     before = faults()
     jax.block_until_ready(step(x))
     each.append(faults() - before)
-print(sorted(each[5:])[2])  # of a step, once memory has found its size
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fdopen(os.memfd_create("heaps"), b"w+"))
+libc.malloc_info(0, file)
+libc.fflush(file)
+heaps = os.pread(libc.fileno(file), 2**20, 0).count(b"<heap nr=")
+print(sorted(each[5:])[2], heaps)  # of a step, once memory has found its size
 """
     if sys.platform != "linux":
         pytest.skip("glibc only")
     env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
-    told = {"capture_output": True, "text": True, "check": True}
-    count = lambda env: int(subprocess.run([sys.executable, "-c", code], env=env, **told).stdout)
-    assert count(env) < 100  # two maps of 36 MB are 18,000 pages
-    assert count(env | {"MALLOC_PERTURB_": "0"}) > 10_000  # who sets glibc up is left alone
+
+    def measured(**more):
+        told = {"capture_output": True, "text": True, "check": True, "env": env | more}
+        return map(int, subprocess.run([sys.executable, "-c", code], **told).stdout.split())
+
+    faults, heaps = measured()
+    assert faults < 100  # a map of 100 MB is 24,000 pages
+    assert heaps > 1
+    faults, _ = measured(MALLOC_PERTURB_="0")  # who sets glibc up is left alone
+    assert faults > 10_000
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A compilation cache of its own, as a function that lists the names of what it holds."""
+    usual = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    compilation_cache.reset_cache()
+    yield lambda: [path.name.partition("-")[0] for path in tmp_path.glob("*-cache")]
+    jax.config.update("jax_compilation_cache_dir", usual)
+    compilation_cache.reset_cache()
+
+
+@needs_oneDNN
+def test_what_cannot_be_kept_is_not_offered_to_the_cache(programs, monkeypatch):
+    """Programs before and after it are kept, also where its tracing ended in an error."""
+    monkeypatch.setattr(convolution, "WORTH", 0)
+    named = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    x, kernel = jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 4, 4))
+    least = lambda: jax.config.jax_persistent_cache_min_compile_time_secs
+    usual = least()
+
+    def layer(x):
+        return convolution.convolve(x, kernel, (1, 1), ((1, 1),) * 2, **named)
+
+    def broken(x):
+        raise ArithmeticError(layer(x).shape)
+
+    with pytest.raises(ArithmeticError):
+        convolution.compiled(broken)(x)
+    assert least() == usual
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convolution.compiled(layer)(x)
+    assert least() == usual and "jit_layer" not in programs()
+    jax.eval_shape(layer, x)  # is no program
+    convolution.compiled(lambda x: x.sum() + 7)(x)
+    assert "jit__lambda" in programs() or "jit__lambda_" in programs()
+    with pytest.warns(UserWarning, match="bad_alloc"):  # else ``compiled`` can offer all of them
+        jax.jit(layer)(x)
 
 
 def test_networks_convolve_in_chunks(monkeypatch):

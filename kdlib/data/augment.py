@@ -128,8 +128,7 @@ def mix(key: Array, images: Array, targets: Array, *, alpha: float, cut: bool):
     images = images.astype(jnp.float32)
     if cut:
         box = _box(keys[2], keys[3], 1, h, w, 1 - share[None])[..., None]  # (1, h, w, 1)
-        share = 1 - box.mean()
-        mixed = jnp.where(box, images[order], images)
+        share, mixed = 1 - box.mean(), jnp.where(box, images[order], images)
     else:
         mixed = share * images + (1 - share) * images[order]
     return mixed, share * targets + (1 - share) * targets[order]
@@ -137,11 +136,9 @@ def mix(key: Array, images: Array, targets: Array, *, alpha: float, cut: bool):
 
 def _box(row_key, column_key, n, h, w, area):
     """Random rectangles covering a share ``area`` ``[n]`` (less at the border): bool [n, h, w]."""
-    edge = jnp.sqrt(area) / 2
-    inside = []
+    edge, inside = jnp.sqrt(area) / 2, []
     for key, size in ((row_key, h), (column_key, w)):
         middle = jax.random.randint(key, (n, 1), 0, size)
-        reach = jnp.round(edge * size).astype(jnp.int32)[:, None]
-        at = jnp.arange(size)[None]
+        at, reach = jnp.arange(size)[None], jnp.round(edge * size).astype(jnp.int32)[:, None]
         inside.append((at >= middle - reach) & (at < middle + reach))  # (n, size)
     return inside[0][:, :, None] & inside[1][:, None, :]

@@ -47,8 +47,7 @@ class PSKD(Supervised):
         # A picture is seen once per epoch, so what the table holds is the previous epoch's answer.
         before = answers[...][batch.index]
         answers[...] = answers[...].at[batch.index].set(jax.lax.stop_gradient(nnx.softmax(logits)))
-        share = self.alpha * batch.progress
-        label = jax.nn.one_hot(batch.labels, logits.shape[-1])
+        share, label = self.alpha * batch.progress, jax.nn.one_hot(batch.labels, logits.shape[-1])
         hard, soft = cross_entropy(logits, label), cross_entropy(logits, before)
         parts = {"cross_entropy": hard, "knowledge": soft}
         return Loss((1 - share) * hard, jnp.asarray(share * soft), parts, logits)
