@@ -134,6 +134,9 @@ def main(arguments=None) -> None:
     parser.add_argument("--curve", nargs="+", choices=CURVES, default=usual)
     parser.add_argument("--out", type=pathlib.Path, default=FIGURES)
     options = parser.parse_args(arguments)
+    # Programs are lowered once more for their memory, and so would be offered to the cache, which
+    # slows what comes after (kdlib/models/convolution.py).
+    jax.config.update("jax_enable_compilation_cache", False)
     if "devices" in options.curve:
         if len(options.curve) > 1:  # several devices of a CPU compute their convolutions otherwise
             parser.error("measure the curve of devices by itself")

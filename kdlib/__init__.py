@@ -11,7 +11,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before JAX starts: its C++
 
 import ctypes
 import sys
-import warnings
 
 import jax
 
@@ -31,8 +30,7 @@ if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-# Programs of one's own with calls of oneDNN can't be (models/convolution.py), as JAX says of each.
-warnings.filterwarnings("ignore", "Error writing persistent compilation cache.*bad_alloc")
+# Those with calls of oneDNN can't be (models/convolution.py).
 
 
 def _keep_memory() -> None:

@@ -28,30 +28,23 @@ PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice a
 CHUNK = 2**17  # numbers of a chunk of pictures for oneDNN, half a MB; a core's cache holds 1 or 2
 
 LEAST = "jax_persistent_cache_min_compile_time_secs"  # a program that took less isn't kept
-within = []  # what it was before each :data:`compiled` call that is under way
+usual = []  # what it was before a call of oneDNN was traced, until that program is compiled
+
+
+def _keep_others(event: str, *_, **__) -> None:
+    if usual and event == "/jax/core/compile/backend_compile_duration":
+        jax.config.update(LEAST, usual.pop())
+
+
+jax.monitoring.register_event_duration_secs_listener(_keep_others)
 
 # For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name.
 KEEP = {"xla_disable_hlo_passes": "cse_barrier_expander"} if ONEDNN else None
 
 
 def compiled(function):
-    """``jax.jit`` of a function that runs networks; the back end is that of this moment.
-
-    A program with calls of oneDNN isn't offered to the compilation cache: to write one down, jaxlib
-    asks for more memory than there is (it takes these calls for others), and glibc then moves the
-    thread that asked to another heap, which has no room for a step's block.
-    """
-    program = jax.jit(function, compiler_options=KEEP if jax.default_backend() == "cpu" else None)
-
-    def call(*args):
-        within.append(getattr(jax.config, LEAST))
-        try:
-            return program(*args)
-        finally:
-            jax.config.update(LEAST, within.pop())
-
-    call.lower = program.lower
-    return call
+    """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment."""
+    return jax.jit(function, compiler_options=KEEP if jax.default_backend() == "cpu" else None)
 
 
 @jax.custom_vjp
@@ -177,9 +170,14 @@ def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2,
     """oneDNN's convolution of ``x [n, h, w, c]`` to ``shape [n, h, w, c]``.
 
     ``axes`` are those of the kernel that stand for channels in, channels out, rows and columns.
+
+    The program that is being traced isn't offered to the compilation cache. To write it down,
+    jaxlib would ask for more memory than there is (it takes these calls for others), and glibc then
+    moves the thread that asked to another heap, which has no room for a step's block.
     """
-    if within and jax.default_backend() == "cpu":
-        jax.config.update(LEAST, math.inf)  # the program that is being traced isn't kept
+    if jax.default_backend() == "cpu" and not usual:
+        usual.append(getattr(jax.config, LEAST))
+        jax.config.update(LEAST, math.inf)
     text = lambda numbers: [str(number) for number in numbers]  # as the format has integers
     picture = {"data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": text((1, 2))}}
     channels = {"input_feature_dim": str(axes[0]), "output_feature_dim": str(axes[1])}
