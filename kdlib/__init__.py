@@ -39,8 +39,7 @@ def _keep_memory() -> None:
     A step on a CPU works in one block of up to a gigabyte. Given back after each step, it has to be
     had again page by page. Only the main thread's heap has room for such a block, so that thread is
     to ask for it, and runs programs itself. XLA's other threads have heaps of their own: with a
-    common one they wait for each other at each of a step's thousands of small requests, which takes
-    a tenth of a large step and a quarter of a small one.
+    common one they wait for each other at each of a step's many small requests.
     """
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         tell = getattr(ctypes.CDLL(None), "mallopt", lambda *order: None)  # other C libraries: none

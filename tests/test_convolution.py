@@ -107,7 +107,7 @@ def test_memory_is_kept_from_step_to_step():
     """A step's pages aren't given back to the system and fetched again, nor has the thread that
     asks for them lost the only heap with room; and other threads have heaps of their own."""
     code = """
-import ctypes, os, resource, sys
+import ctypes, os, resource
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that meet by chance need more
 import kdlib, jax, jax.numpy as jnp
 from kdlib.models import convolution
