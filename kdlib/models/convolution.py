@@ -25,7 +25,7 @@ ONEDNN &= os.environ.get("KDLIB_ONEDNN", "1") != "0"  # for whoever it gives tro
 WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
 # can't be kept in the compilation cache, and a small network trains less long than it compiles
 PATCHES = 1_200_000  # numbers of all patches of a chunk, 5 MB; half and twice as many are slower
-CHUNK = 2**17  # numbers of a chunk of pictures for oneDNN, half a MB; a core's cache holds 1 or 2
+GROUP = 16  # pictures, and more where a group's result would be over four times as large as they
 
 LEAST = "jax_persistent_cache_min_compile_time_secs"  # a program that took less isn't kept
 usual = []  # what it was before a call of oneDNN was traced, until that program is compiled
@@ -137,37 +137,37 @@ def _to_pictures(shape, kernel, gradient, strides, padding):
 
 
 def _to_kernel(x, shape, gradient, strides, padding):
-    """The gradient to a kernel of ``shape``, itself as a convolution, a few pictures at a time.
+    """The gradient to a kernel of ``shape``, itself as a convolution.
 
-    The pictures ``[n, h, w, c]`` are seen as one of ``n`` channels, of ``h`` rows and ``w * c``
-    columns, the gradient as a kernel whose taps lie ``c`` columns apart. The result's ``3 * c``
-    columns (of a 3x3 kernel) are long enough rows for oneDNN to be fast. The loop also keeps XLA
-    from computing ``x`` again inside the transposition, value by value. It takes two chunks
-    at a time where their number is even: they may run side by side.
+    A group of ``m`` pictures ``[m, h, w, c]`` is seen as one of ``m`` channels, of ``h`` rows and
+    ``w * c`` columns, its gradient as a kernel whose taps lie ``c`` columns apart. The result's
+    ``3 * c`` columns (of a 3x3 kernel) are long enough rows for oneDNN to be fast.
+
+    The batch's ``k`` groups lie along a third axis of one call, which oneDNN deals out to its
+    threads. There, stride and dilation are so large that each place of the result meets one group
+    of pictures only, and the tap that is its gradient (the last meets the first tap, hence
+    ``[::-1]``); all other taps fall on padding, which is skipped.
     """
     (n, h, w, c), (rows, columns, _, d) = x.shape, shape
     reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
     ends = reach[0] - h, reach[1] - w
+    x, gradient = lax.optimization_barrier((x, gradient))  # else x is turned too early
     x = x[:, : h + min(ends[0], 0), : w + min(ends[1], 0)]  # what no tap of the kernel reaches
     h, w = x.shape[1:3]
-    pads = [(padding[0][0], max(ends[0], 0)), (padding[1][0] * c, max(ends[1], 0) * c)]
-    largest = min(n, max(1, CHUNK // (h * w * c)))
-    size = next(size for size in range(largest, 0, -1) if n % size == 0)
-    together = 2 - n // size % 2  # chunks
-
-    def one(i):
-        pictures, above = (lax.dynamic_slice_in_dim(a, i * size, size) for a in (x, gradient))
-        turned = pictures.reshape(size, -1).T.reshape(1, h, w * c, size)
-        taps = (strides[0], strides[1] * c)
-        return _onednn(turned, above, start.shape, pads, (1, 1), taps, (0, 3, 1, 2))
-
-    add = lambda i, total: total + sum(one(i * together + j) for j in range(together))
-    start = jnp.zeros((1, rows, columns * c, d))
-    return lax.fori_loop(0, n // size // together, add, start).reshape(shape)
+    most = min(n, max(GROUP, rows * columns * d // (4 * h * w)))
+    m = next(size for size in range(most, 0, -1) if n % size == 0)
+    k = n // m
+    turned = x.reshape(k, m, -1)[::-1].swapaxes(1, 2).reshape(1, k, h, w * c, m)
+    taps = gradient.reshape(k, m, *gradient.shape[1:])
+    apart, result = (k, strides[0], strides[1] * c), (1, k, rows, columns * c, d)
+    sides = (padding[0][0], max(ends[0], 0)), (padding[1][0] * c, max(ends[1], 0) * c)
+    pads = (k * (k - 1),) * 2, *sides
+    found = _onednn(turned, taps, result, pads, (k + 1, 1, 1), apart, (1, 4, 0, 2, 3))
+    return sum(found[0, i] for i in range(k)).reshape(shape)
 
 
 def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2, 3, 0, 1)):
-    """oneDNN's convolution of ``x [n, h, w, c]`` to ``shape [n, h, w, c]``.
+    """oneDNN's convolution of ``x [n, h, w, c]`` to ``shape [n, h, w, c]``, or with more axes.
 
     ``axes`` are those of the kernel that stand for channels in, channels out, rows and columns.
 
@@ -179,13 +179,15 @@ def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2,
         usual.append(getattr(jax.config, LEAST))
         jax.config.update(LEAST, math.inf)
     text = lambda numbers: [str(number) for number in numbers]  # as the format has integers
-    picture = {"data": {"batch_dim": "0", "feature_dim": "3", "spatial_dims": text((1, 2))}}
+    last = len(shape) - 1
+    spatial = text(range(1, last))
+    picture = {"data": {"batch_dim": "0", "feature_dim": str(last), "spatial_dims": spatial}}
     channels = {"input_feature_dim": str(axes[0]), "output_feature_dim": str(axes[1])}
     low, high = (text(ends) for ends in zip(*padding, strict=True))
     window = {"pad_left": low, "pad_right": high, "strides": text(strides),
               "window_dilations": text(dilation)}  # fmt: skip
     taps = {"filter": {**channels, "spatial_dims": text(axes[2:])}}
-    told = {"dims": "4", "feature_groups": "1", "input": picture, "output": picture,
+    told = {"dims": str(last + 1), "feature_groups": "1", "input": picture, "output": picture,
             "kernel": taps, "window": window}  # fmt: skip
     told, result = json.dumps({"onednn_conv_config": told}), jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call("__onednn$convolution", result, vmap_method="sequential",
