@@ -31,17 +31,17 @@ STEPS = 5
 SHAPES = ((32, 16), (16, 32), (8, 64))  # side of the map, channels
 # What XLA calls the pieces of the program, and what they are here; the first that fits counts.
 KINDS = {
-    "slices and transpositions for the gradients to kernels": r"copy_bitcast|dynamic-slice",
+    "transpositions for the gradients to kernels": r"copy_bitcast",
     "sums, of batch norm": r"ynn|reduce",
     "element by element: batch norm, ReLU, augmentation, update": r"fusion|wrapped",
 }
 
 
-def kind(name: str, entry: set[str]) -> str | None:
-    """The kind of work of a profiler's event; ``entry`` are the calls outside of loops."""
+def kind(name: str, deep: set[str]) -> str | None:
+    """The kind of work of a profiler's event; ``deep`` are the calls with a third axis."""
     if name.startswith("ffi_call"):
-        alone = name.split("__")[0] in entry
-        return "convolutions, forward and to pictures" if alone else "convolutions, to kernels"
+        to_kernels = name.split("__")[0] in deep
+        return "convolutions, to kernels" if to_kernels else "convolutions, forward and to pictures"
     return next((k for k, pattern in KINDS.items() if re.search(pattern, name)), None)
 
 
@@ -53,8 +53,7 @@ def step() -> dict:
     state = program.init(0)
     arguments = state, program._zeros(state), program.order(state), program.frozen, program.pictures
     compiled = program.step.lower(*arguments).compile()
-    text = compiled.as_text()
-    entry = set(re.findall(r"%(ffi_call[.\d]*) =", text[text.index("\nENTRY") :]))
+    deep = set(re.findall(r"%(ffi_call[.\d]*) = f32\[1(?:,\d+){4}\]", compiled.as_text()))
     run = lambda: [jax.block_until_ready(compiled(*arguments)) for _ in range(STEPS)]
     run()
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
@@ -68,7 +67,7 @@ def step() -> dict:
         planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
     kinds = collections.Counter()
     for event in (e for plane in planes for line in plane.lines for e in line.events):
-        if not event.name.startswith("end:") and (found := kind(event.name, entry)):
+        if not event.name.startswith("end:") and (found := kind(event.name, deep)):
             kinds[found] += event.duration_ns / 1e6 / STEPS
     return {"clock": 1e3 * clock / STEPS, "cores": 1e3 * cores / STEPS, "kinds": dict(kinds)}
 
