@@ -11,6 +11,7 @@ everything else XLA's own convolution with a weight gradient that stays in the c
 import json
 import math
 import os
+import pathlib
 import platform
 
 import jax
@@ -21,6 +22,7 @@ from jax import lax
 # Systems, processors, versions of jaxlib.
 TRIED = {("Linux", "x86_64", version) for version in ("0.10.2", "0.11.2", "0.12.0.1")}
 ONEDNN = (platform.system(), platform.machine(), jaxlib.__version__) in TRIED
+ONEDNN = ONEDNN and " avx2 " in pathlib.Path("/proc/cpuinfo").read_text()  # else it is far slower
 ONEDNN &= os.environ.get("KDLIB_ONEDNN", "1") != "0"  # for whoever it gives trouble
 WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
 # can't be kept in the compilation cache, and a small network trains less long than it compiles
