@@ -1,5 +1,6 @@
 """What keeps training fast, and that it computes what it computed before it was fast."""
 
+import multiprocessing
 import time
 
 import jax
@@ -99,11 +100,9 @@ def test_nothing_is_read_or_sent_inside_an_epoch(fused, monkeypatch):
         epoch(silent)(state)
 
 
-def test_python_takes_little_of_a_step():
-    """Of the thread that calls it, for ResNet-56 taught by ResNet-56: less than 3 ms.
-
-    On a busy machine: less than three times what a program takes that only hands its arrays on.
-    """
+def calls() -> tuple[float, float]:
+    """Seconds that calling a step of ResNet-56, taught by ResNet-56, takes of the thread; and
+    calling a program that only hands its arrays on."""
     data = noise(side=8)
     network = lambda name, seed: models.build("ResNet56", 4, seed=seed)
     transfer = taught("SoftLogits", data, teacher="ResNet56")
@@ -113,12 +112,22 @@ def test_python_takes_little_of_a_step():
 
     def fastest(step):
         times = []
-        for _ in range(15):
+        for _ in range(60):
             started = time.thread_time()
             result = step(*arguments)
             times.append(time.thread_time() - started)
             jax.block_until_ready(result)
+            del result  # or the end of its arrays would count for the next call
         return min(times)
 
-    ours, least = fastest(program.step), fastest(jax.jit(lambda *arguments: arguments[:2]))
+    return fastest(program.step), fastest(jax.jit(lambda *arguments: arguments[:2]))
+
+
+def test_python_takes_little_of_a_step():
+    """Less than 3 ms; on a busy machine, less than three times what handing arrays on takes.
+
+    In a process of its own: after many tests memory is in pieces, which isn't what is measured.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        ours, least = pool.apply(calls)
     assert ours < max(3e-3, 3 * least), f"{1e3 * ours:.1f} ms, {1e3 * least:.1f} ms at least"
