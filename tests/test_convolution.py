@@ -91,6 +91,27 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
 
 
 @needs_oneDNN
+@pytest.mark.parametrize(
+    ("flags", "wish", "called"),
+    [("avx avx2 fma", "1", True), ("avx f16c", "1", False), ("avx avx2 fma", "0", False)],
+)
+def test_where_oneDNN_is_called(flags, wish, called):
+    """On a processor with AVX2, unless it is not to be."""
+    code = f"""
+import pathlib
+read = pathlib.Path.read_text
+pathlib.Path.read_text = lambda path, *a, **k: (
+    "flags : {flags} \\n" if str(path) == "/proc/cpuinfo" else read(path, *a, **k))
+from kdlib.models import convolution
+print(convolution.ONEDNN)
+"""
+    told = {"capture_output": True, "text": True, "check": True}
+    env = os.environ | {"KDLIB_ONEDNN": wish}
+    done = subprocess.run([sys.executable, "-c", code], env=env, **told)
+    assert done.stdout.strip() == str(called)
+
+
+@needs_oneDNN
 def test_gradients_where_jax_has_float64(monkeypatch):
     """With ``jax_enable_x64`` a bare 0.0 would be of another type than the gradient it pads."""
     monkeypatch.setattr(convolution, "WORTH", 0)

@@ -22,7 +22,7 @@ from jax import lax
 # Systems, processors, versions of jaxlib.
 TRIED = {("Linux", "x86_64", version) for version in ("0.10.2", "0.11.2", "0.12.0.1")}
 ONEDNN = (platform.system(), platform.machine(), jaxlib.__version__) in TRIED
-ONEDNN = ONEDNN and " avx2 " in pathlib.Path("/proc/cpuinfo").read_text()  # else it is far slower
+ONEDNN = ONEDNN and " avx2 " in pathlib.Path("/proc/cpuinfo").read_text()  # for its fast methods
 ONEDNN &= os.environ.get("KDLIB_ONEDNN", "1") != "0"  # for whoever it gives trouble
 WORTH = 2**24  # multiply-adds; below, XLA's programs are preferred: a program with calls of oneDNN
 # can't be kept in the compilation cache, and a small network trains less long than it compiles
@@ -153,7 +153,8 @@ def _to_kernel(x, shape, gradient, strides, padding):
     (n, h, w, c), (rows, columns, _, d) = x.shape, shape
     reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
     ends = reach[0] - h, reach[1] - w
-    x, gradient = lax.optimization_barrier((x, gradient))  # else x is turned too early
+    # Else XLA turns x in the forward pass already, and computes the gradient a second time.
+    x, gradient = lax.optimization_barrier((x, gradient))
     x = x[:, : h + min(ends[0], 0), : w + min(ends[1], 0)]  # what no tap of the kernel reaches
     h, w = x.shape[1:3]
     most = min(n, max(GROUP, rows * columns * d // (4 * h * w)))
