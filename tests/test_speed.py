@@ -112,12 +112,11 @@ def calls() -> tuple[float, float]:
 
     def fastest(step):
         times = []
-        for _ in range(60):
+        for _ in range(30):
             started = time.thread_time()
-            result = step(*arguments)
+            result = step(*arguments)  # and the last one's arrays end, as in training
             times.append(time.thread_time() - started)
             jax.block_until_ready(result)
-            del result  # or the end of its arrays would count for the next call
         return min(times)
 
     return fastest(program.step), fastest(jax.jit(lambda *arguments: arguments[:2]))
@@ -126,8 +125,9 @@ def calls() -> tuple[float, float]:
 def test_python_takes_little_of_a_step():
     """Less than 3 ms; on a busy machine, less than three times what handing arrays on takes.
 
-    In a process of its own: after many tests memory is in pieces, which isn't what is measured.
+    The fastest of three new processes: it depends on how memory lies, and after hundreds of tests
+    it lies in pieces.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        ours, least = pool.apply(calls)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        ours, least = map(min, zip(*(pool.apply(calls) for _ in range(3)), strict=True))
     assert ours < max(3e-3, 3 * least), f"{1e3 * ours:.1f} ms, {1e3 * least:.1f} ms at least"
