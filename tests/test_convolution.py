@@ -22,6 +22,14 @@ needs_oneDNN = pytest.mark.skipif(
 ONEDNN = pytest.param(0, id="oneDNN", marks=needs_oneDNN)
 
 
+@pytest.fixture(autouse=True)
+def traced_anew():
+    """Tests here change what a convolution is made from, and JAX keeps what it has traced."""
+    convolution._convolve.clear_cache()
+    yield
+    convolution._convolve.clear_cache()
+
+
 @pytest.mark.parametrize("worth", [ONEDNN, pytest.param(10**12, id="XLA")])
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1), (7, 2)])
 @pytest.mark.parametrize(("c", "groups"), [(3, 1), (8, 1), (8, 8)])
@@ -78,11 +86,16 @@ def test_large_convolutions_are_oneDNNs(monkeypatch):
     """Forward, to pictures, to the kernel: a call each in what is compiled; and vmap."""
     x, kernel = jnp.ones((32, 32, 32, 8)), jnp.ones((3, 3, 8, 8))
     named = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    loss = lambda x, k: convolution.convolve(x, k, (1, 1), ((1, 1),) * 2, **named).sum()
-    gradients = jax.grad(lambda x, k: loss(x, k) ** 2, (0, 1))
-    calls = lambda *args: jax.jit(gradients).lower(*args).compile().as_text().count("__onednn$conv")
+    loss = lambda x, k, stride=1: convolution.convolve(
+        x, k, (stride, stride), ((1, 1),) * 2, **named
+    ).sum()
+
+    def calls(*args):
+        gradients = jax.jit(jax.grad(lambda *a: loss(*a) ** 2, (0, 1)), static_argnums=2)
+        return gradients.lower(*args).compile().as_text().count("__onednn$conv")
+
     assert calls(x, kernel) == 3
-    assert calls(x[:16], kernel) == 0  # too small
+    assert calls(x[:16], kernel) == calls(x, kernel, 2) == 0  # too small
     assert calls(x, jnp.ones((1, 1, 8, 64))) == 0  # padded by more than the kernel reaches
     assert calls(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == 0
     stack = jnp.stack([kernel, 2 * kernel])
@@ -200,6 +213,8 @@ def test_what_cannot_be_kept_is_not_offered_to_the_cache(programs, monkeypatch):
         assert least() == usual
         ahead = jax.jit(lambda x: layer(x)).lower(x).compile()  # a trace is found again
         assert least() == usual
+        jax.grad(lambda x: layer(x).sum())(x)  # forward and back are programs of their own
+        assert least() == usual
     assert "jit_layer" not in programs()
     with pytest.raises(MemoryError):  # else all programs can be offered
         ahead.runtime_executable().serialize()
@@ -211,17 +226,45 @@ def test_what_cannot_be_kept_is_not_offered_to_the_cache(programs, monkeypatch):
     assert "jit_other" in programs()
 
 
+def convolutions(jaxpr) -> int:
+    """How many convolutions a program holds, those of inner programs each time they are called."""
+    is_inner = lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "conv_general_dilated"
+        inner = jax.tree.leaves(list(equation.params.values()), is_leaf=is_inner)
+        count += sum(convolutions(getattr(j, "jaxpr", j)) for j in inner if is_inner(j))
+    return count
+
+
 def test_networks_convolve_in_chunks(monkeypatch):
     """The gradient of every convolution of a network goes through ``convolve``."""
     model = models.build("ResNet8x0.25", 4)
     model.eval()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     loss = lambda p: nnx.merge(graph, p, rest)(jnp.ones((32, 16, 16, 3))).logits.sum()
-    count = lambda: str(jax.make_jaxpr(jax.grad(loss))(params)).count("conv_general_dilated")
-    monkeypatch.setattr(convolution, "PATCHES", 10**9)
-    whole = count()
-    monkeypatch.setattr(convolution, "PATCHES", 1)  # a picture at a time: 32 products for 9 kernels
-    assert count() >= whole + 9 * 31
+
+    def count(patches):
+        monkeypatch.setattr(convolution, "PATCHES", patches)
+        convolution._convolve.clear_cache()
+        return convolutions(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+
+    # A picture at a time: 32 products for 9 kernels, and as many forward passes that XLA drops.
+    assert count(1) == count(10**9) + 2 * 9 * 31
+
+
+def test_layers_alike_are_traced_once(monkeypatch):
+    """In a step, and in the next program."""
+    traced = []
+    in_chunks = convolution._in_chunks
+    monkeypatch.setattr(convolution, "_in_chunks", lambda *a: traced.append(1) or in_chunks(*a))
+    model = models.build("ResNet20x0.25", 4)  # 21 convolutions, a stage's but for the first alike
+    model.eval()
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    for _ in range(2):
+        loss = lambda p: nnx.merge(graph, p, rest)(jnp.ones((8, 16, 16, 3))).logits.sum()
+        jax.make_jaxpr(jax.grad(loss))(params)
+    assert len(traced) == 8
 
 
 @needs_oneDNN

@@ -8,6 +8,7 @@ name. What the call is told has no promised form, so only what it was tried on g
 everything else XLA's own convolution with a weight gradient that stays in the cache.
 """
 
+import functools
 import json
 import math
 import os
@@ -31,6 +32,18 @@ GROUP = 16  # pictures, and more where a group's result would be over four times
 
 LEAST = "jax_persistent_cache_min_compile_time_secs"  # a program that took less isn't kept
 usual = []  # what it was before a call of oneDNN was traced, until that program is compiled
+
+
+def _dont_keep() -> None:
+    """Not to offer the program that is being traced, with calls of oneDNN, to the cache.
+
+    To write it down, jaxlib would ask for more memory than there is (it takes these calls for
+    others), and glibc then moves the thread that asked to another heap, which has no room for a
+    step's block.
+    """
+    if jax.default_backend() == "cpu" and not usual:
+        usual.append(getattr(jax.config, LEAST))
+        jax.config.update(LEAST, math.inf)
 
 
 def _keep_others(event: str, *_, **__) -> None:
@@ -71,29 +84,31 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
     function; on one CPU it is oneDNN's if the convolution is large enough, in float32, neither
     grouped nor dilated. Raises what the plain one does.
     """
-    plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, strides, padding, **named)
     if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
-        return plain(x, kernel)  # XLA can't deal out calls of oneDNN, nor chunks of a batch
-    y = jax.eval_shape(plain, x, kernel)
-    large = y.size * math.prod(kernel.shape[:3]) >= WORTH
+        # XLA can't deal out calls of oneDNN, nor chunks of a batch.
+        return lax.conv_general_dilated(x, kernel, strides, padding, **named)
+    multiply_adds = x.size * kernel.size // kernel.shape[2] // math.prod(strides)  # with "SAME"
     dilations = *(named.get("lhs_dilation") or ()), *(named.get("rhs_dilation") or ())
     sides, groups = zip(padding, kernel.shape[:2], strict=True), named.get("feature_group_count", 1)
     simple = {groups, *dilations} <= {1} and all(0 <= p < k for pair, k in sides for p in pair)
-    if ONEDNN and large and simple and x.dtype == kernel.dtype == jnp.float32:
-        forward = lambda x, kernel: _onednn(x, kernel, y.shape, padding, strides)
-        to_x = lambda x, kernel, g: _to_pictures(x.shape, kernel, g, strides, padding)
-        to_kernel = lambda x, kernel, g: _to_kernel(x, kernel.shape, g, strides, padding)
-    else:
-        forward, to_x = plain, lambda x, kernel, g: jax.vjp(lambda x: plain(x, kernel), x)[1](g)[0]
-        to_kernel = lambda x, kernel, g: _in_chunks(plain, x, kernel, g)
+    fits = ONEDNN and simple and x.dtype == kernel.dtype == jnp.float32
+    if by_onednn := fits and multiply_adds >= WORTH:
+        _dont_keep()
+    return _convolve(x, kernel, tuple(strides), tuple(padding), tuple(named.items()), by_onednn)
 
-    def backward(saved, gradient):
-        ours = lambda *args: (to_x(*args), to_kernel(*args))
-        return lax.platform_dependent(*saved, gradient, cpu=ours, default=_of_each_seed(plain))
 
-    run = lambda x, kernel: lax.platform_dependent(x, kernel, cpu=forward, default=plain)
-    convolution = jax.custom_vjp(run if forward is not plain else plain)
-    convolution.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))  # traced once for all layers alike
+def _convolve(x, kernel, strides, padding, named, by_onednn):
+    plain = lambda x, kernel: lax.conv_general_dilated(x, kernel, strides, padding, **dict(named))
+    run, back = plain, functools.partial(_in_chunks, plain)
+    if by_onednn:
+        shape = jax.eval_shape(plain, x, kernel).shape
+        forward = lambda x, kernel: _onednn(x, kernel, shape, padding, strides)
+        run = functools.partial(lax.platform_dependent, cpu=forward, default=plain)
+        back = lambda *a: (_to_pictures(*a, strides, padding), _to_kernel(*a, strides, padding))
+    both = functools.partial(lax.platform_dependent, cpu=back, default=_of_each_seed(plain))
+    convolution = jax.custom_vjp(run)
+    convolution.defvjp(lambda *args: (run(*args), args), lambda saved, g: both(*saved, g))
     return convolution(x, kernel)
 
 
@@ -116,30 +131,31 @@ def _of_each_seed(plain):
 
 
 def _in_chunks(plain, x, kernel, gradient):
-    """XLA's weight gradient a few pictures at a time, and their sum, which is faster.
+    """XLA's gradients; the kernel's as a sum over a few pictures at a time, which is faster.
 
-    XLA takes it as a convolution with a window as large as the map; the patches of 128 pictures of
-    32x32, 16x16 or 8x8 are far more than caches hold.
+    XLA takes that one as a convolution with a window as large as the map; the patches of 128
+    pictures of 32x32, 16x16 or 8x8 are far more than caches hold.
     """
+    to_pictures = jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
     to_kernel = lambda x, gradient: jax.vjp(lambda k: plain(x, k), kernel)[1](gradient)[0]
     patches = math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])  # of one picture
     size = max(1, PATCHES // patches)
-    return sum(to_kernel(x[i : i + size], gradient[i : i + size]) for i in range(0, len(x), size))
+    parts = (slice(i, i + size) for i in range(0, len(x), size))
+    return to_pictures, sum(to_kernel(x[part], gradient[part]) for part in parts)
 
 
-def _to_pictures(shape, kernel, gradient, strides, padding):
-    """The gradient to pictures of ``shape``: the mirrored kernel over the gradient, spread out."""
+def _to_pictures(x, kernel, gradient, strides, padding):
+    """The gradient to pictures ``x``: the mirrored kernel over the gradient, spread out."""
     between = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
-    spread, pads = lax.pad(gradient, gradient.dtype.type(0), between), []
-    for axis in (0, 1):
-        low = kernel.shape[axis] - 1 - padding[axis][0]
-        reach = shape[axis + 1] + kernel.shape[axis] - 1
-        pads.append((low, reach - low - spread.shape[axis + 1]))
-    return _onednn(spread, kernel[::-1, ::-1], shape, pads, axes=(3, 2, 0, 1))
+    spread = lax.pad(gradient, gradient.dtype.type(0), between)
+    low = [kernel.shape[i] - 1 - padding[i][0] for i in (0, 1)]
+    reach = [x.shape[i + 1] + kernel.shape[i] - 1 - spread.shape[i + 1] for i in (0, 1)]
+    pads = [(low[i], reach[i] - low[i]) for i in (0, 1)]
+    return _onednn(spread, kernel[::-1, ::-1], x.shape, pads, axes=(3, 2, 0, 1))
 
 
-def _to_kernel(x, shape, gradient, strides, padding):
-    """The gradient to a kernel of ``shape``, itself as a convolution.
+def _to_kernel(x, kernel, gradient, strides, padding):
+    """The gradient to a kernel, itself as a convolution.
 
     A group of ``m`` pictures ``[m, h, w, c]`` is seen as one of ``m`` channels, of ``h`` rows and
     ``w * c`` columns, its gradient as a kernel whose taps lie ``c`` columns apart. The result's
@@ -150,7 +166,7 @@ def _to_kernel(x, shape, gradient, strides, padding):
     of pictures only, and the tap that is its gradient (the last meets the first tap, hence
     ``[::-1]``); all other taps fall on padding, which is skipped.
     """
-    (n, h, w, c), (rows, columns, _, d) = x.shape, shape
+    (n, h, w, c), (rows, columns, _, d) = x.shape, (shape := kernel.shape)
     reach = [(gradient.shape[i + 1] - 1) * strides[i] + shape[i] - padding[i][0] for i in (0, 1)]
     ends = reach[0] - h, reach[1] - w
     # Else XLA turns x in the forward pass already, and computes the gradient a second time.
@@ -173,14 +189,8 @@ def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2,
     """oneDNN's convolution of ``x [n, h, w, c]`` to ``shape [n, h, w, c]``, or with more axes.
 
     ``axes`` are those of the kernel that stand for channels in, channels out, rows and columns.
-
-    The program that is being traced isn't offered to the compilation cache. To write it down,
-    jaxlib would ask for more memory than there is (it takes these calls for others), and glibc then
-    moves the thread that asked to another heap, which has no room for a step's block.
     """
-    if jax.default_backend() == "cpu" and not usual:
-        usual.append(getattr(jax.config, LEAST))
-        jax.config.update(LEAST, math.inf)
+    _dont_keep()
     text = lambda numbers: [str(number) for number in numbers]  # as the format has integers
     last = len(shape) - 1
     spatial = text(range(1, last))

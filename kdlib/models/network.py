@@ -80,6 +80,16 @@ class Make(NamedTuple):
         return BatchNorm(channels, scale_init=scale, dtype=self.dtype, rngs=self.rngs)
 
 
+@functools.partial(jax.jit, static_argnums=3)  # traced once for all layers alike
+def _normalise(x, scale, bias, epsilon):
+    """Batch norm of ``x``, and its mean and variance ``[c]``."""
+    wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
+    mean = wide.mean(axes)
+    var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)  # not below, by rounding
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return (wide * factor + (bias - mean * factor)).astype(x.dtype), mean, var
+
+
 class BatchNorm(nnx.BatchNorm):
     """Flax's, for maps ``[n, h, w, c]`` and rows ``[n, c]``; in training the same in another form.
 
@@ -97,14 +107,12 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.use_running_average:
             return super().__call__(x)
-        wide, axes = x.astype(jnp.promote_types(x.dtype, jnp.float32)), tuple(range(x.ndim - 1))
-        mean = wide.mean(axes)  # (c,)
-        var = jnp.maximum((wide * wide).mean(axes) - mean * mean, 0.0)  # not below, by rounding
+        y, mean, var = _normalise(x, self.scale[...], self.bias[...], self.epsilon)
         for average, now in ((self.mean, mean), (self.var, var)):
-            now = now.astype(jnp.float32)
-            average[...] = self.momentum * average[...] + (1 - self.momentum) * now
-        factor = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return (wide * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+            now = (1 - self.momentum) * now.astype(jnp.float32)
+            # Setting average[...] would have JAX word an error message each time, for nobody.
+            average.copy_from(nnx.BatchStat(self.momentum * average[...] + now))
+        return y
 
 
 class ConvNorm(nnx.Module):
