@@ -60,9 +60,7 @@ def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
         arguments = states[0], program.frozen, program.pictures
         function = program.epoch
     else:
-        zeros = parallel.spread(program._zeros(states[0]), mesh)
-        order = program.order(states[0])
-        arguments = states[0], zeros, order, program.frozen, program.pictures
+        arguments = states[0], program.order(states[0]), program.frozen, program.pictures
         function = program.step
     started = time.perf_counter()
     like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -51,7 +51,7 @@ def step() -> dict:
     network = lambda _, seed: models.build("ResNet32", 10, seed=seed)
     program = Program(network, data, kdlib.Supervised(), recipe, fused=False)
     state = program.init(0)
-    arguments = state, program._zeros(state), program.order(state), program.frozen, program.pictures
+    arguments = state, program.order(state), program.frozen, program.pictures
     compiled = program.step.lower(*arguments).compile()
     deep = set(re.findall(r"%(ffi_call[.\d]*) = f32\[1(?:,\d+){4}\]", compiled.as_text()))
     run = lambda: [jax.block_until_ready(compiled(*arguments)) for _ in range(STEPS)]

@@ -150,6 +150,7 @@ class Program:
             self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
         else:
             self.order, self.step = jax.jit(self._order), compiled(self._step)
+            self.add = jax.jit(lambda *sums: jax.tree.map(jnp.add, *sums))
 
     def _modules(self, seed: int) -> Modules:
         student = self.network(None, seed)
@@ -215,8 +216,8 @@ class Program:
         rest = nnx.to_pure_dict(nnx.split(trained, nnx.Param, ...)[2])  # batch norm has moved
         return jnp.stack([loss.task, loss.knowledge]), (loss, rest)
 
-    def _step(self, state: TrainState, sums: dict, order, frozen, pictures):
-        """One update: augment, forward student and teacher, backward, metrics."""
+    def _step(self, state: TrainState, order, frozen, pictures) -> tuple[TrainState, dict]:
+        """One update: augment, forward student and teacher, backward; sums over the pictures."""
         batch = self.batch(state, order, pictures)
         params, rest, optimizer = dict(state.params), dict(state.rest), dict(state.optimizer)
         shown = None
@@ -232,28 +233,17 @@ class Program:
                 params[name] = optax.apply_updates(params[name], step)
             shown = shown or loss
         params, rest = self.transfer.after_step(params, rest, state.step)
-        count, values = jnp.float32(len(batch.labels)), {"loss": shown.total, **shown.parts}
-        sums = {name: sums[name] + count * value for name, value in values.items()} | {
-            "accuracy": sums["accuracy"] + (shown.logits.argmax(-1) == batch.labels).sum(),
-            "count": sums["count"] + count}  # fmt: skip
+        means = {"loss": shown.total, **shown.parts, "count": 1.0}
+        sums = {name: len(batch.labels) * jnp.float32(mean) for name, mean in means.items()}
+        sums["accuracy"] = jnp.float32(shown.logits.argmax(-1) == batch.labels).sum()
         return TrainState(params, rest, optimizer, state.key, state.step + 1), sums
-
-    def _zeros(self, state: TrainState, *shared) -> dict:
-        """Metrics of no pictures, named as tracing the loss shows; ``shared`` as in an epoch."""
-
-        def parts(state, frozen, pictures):
-            batch = self.batch(state, self._order(state), pictures)
-            return self.objective(state.params, state.rest, frozen, batch)[1][0].parts
-
-        names = jax.eval_shape(parts, state, *(shared or (self.frozen, self.pictures)))
-        return dict.fromkeys(("loss", *names, "accuracy", "count"), jnp.zeros((), jnp.float32))
 
     def _epoch(self, state: TrainState, frozen, pictures):
         """All steps of an epoch in one program: on a GPU or TPU, ``vmap`` adds the seeds."""
         order = self._order(state)
-        body = lambda carry, _: (self._step(*carry, order, frozen, pictures), None)
-        start = state, self._zeros(state, frozen, pictures)
-        return jax.lax.scan(body, start, length=self.steps)[0]
+        step = lambda state, _: self._step(state, order, frozen, pictures)
+        state, sums = jax.lax.scan(step, state, length=self.steps)
+        return state, jax.tree.map(lambda sums: sums.sum(0), sums)
 
     def run_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, dict]:
         """Train one epoch: of one seed, or of a stack of them where fused."""
@@ -261,10 +251,9 @@ class Program:
             state, sums = self.epoch(state, self.frozen, self.pictures)
             progress.advance(self.steps * self.recipe.batch_size * len(state.step), sums)
             return state, sums
-        if not hasattr(self, "zeros"):
-            self.zeros = parallel.spread(self._zeros(state), self.mesh)
-        order, sums = self.order(state), self.zeros
+        order, sums = self.order(state), None
         for _ in range(self.steps):
-            state, sums = self.step(state, sums, order, self.frozen, self.pictures)
+            state, of_step = self.step(state, order, self.frozen, self.pictures)
+            sums = self.add(sums, of_step) if sums else of_step
             progress.advance(self.recipe.batch_size, sums)
         return state, sums

@@ -234,9 +234,9 @@ def _check(student, data, transfer, recipe, seeds):
 
 def _protocol(program: Program, data: Dataset) -> dict:
     """How a run is measured: sizes of what is used and of what is trained, passes per step."""
-    student = models.cost(nnx.eval_shape(lambda: program.network(None, 0)), data.image_shape)
-    state = jax.eval_shape(lambda: program.init(0))
-    used = nnx.eval_shape(program.deployed, state.params, state.rest, program.frozen)
+    state = program.init(0)
+    student = models.cost(program.trained(state).student, data.image_shape)
+    used = _deployed(program, [state])[0]
     sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
     return {"reported": "last epoch", "views": program.transfer.views, "fused": program.fused,
         "versions": history.versions(), "trained_parameters": sum(sizes), **student._asdict(),

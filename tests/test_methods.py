@@ -268,8 +268,7 @@ def test_what_is_still_is_moved_by_nothing_but_its_rule(tiny):
     make = networks("ResNet8x0.25", tiny, recipe)
     program = Program(make, tiny, transfer.make("EMA"), recipe, fused=False)
     state = program.init(0)
-    sums = program._zeros(state)
-    after, _ = program.step(state, sums, program.order(state), program.frozen, program.pictures)
+    after, _ = program.step(state, program.order(state), program.frozen, program.pictures)
     decay = min(0.99, 1 / 10)
     for before, new, average in zip(
         *(jax.tree.leaves(tree) for tree in (

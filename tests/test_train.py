@@ -95,9 +95,7 @@ def test_a_step_equals_the_same_update_written_plainly(tiny, teacher):
     program = Program(lambda name, seed: build(seed), tiny, transfer, recipe, fused=False)
     state = program.init(3)
     order = program.order(state)
-    after, sums = program.step(
-        state, program._zeros(state), order, program.frozen, program.pictures
-    )
+    after, sums = program.step(state, order, program.frozen, program.pictures)
     images, labels = tiny.train.images[order[0]], tiny.train.labels[order[0]]
     student = build(3)
     student.train()

@@ -72,9 +72,9 @@ def program_of(tiny, spec, recipe=RECIPE, network=Small):
 
 def stepped(program, state, steps=1):
     """The state after some steps."""
-    order, sums = program.order(state), program._zeros(state)
+    order = program.order(state)
     for _ in range(steps):
-        state, sums = program.step(state, sums, order, program.frozen, program.pictures)
+        state, _ = program.step(state, order, program.frozen, program.pictures)
     return state
 
 
