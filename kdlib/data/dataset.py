@@ -22,12 +22,11 @@ class Split:
     @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of every channel, units of 0..255."""
-        # Counting the 256 values is exact, and CIFAR takes 0.3 s without a float copy of it.
-        channels = np.moveaxis(self.images, -1, 0)
-        counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
-        share = counts / counts.sum(axis=1, keepdims=True)  # (c, 256)
-        mean = share @ np.arange(256)  # (c,)
-        variance = np.maximum(share @ np.arange(256) ** 2 - mean**2, 1e-6)
+        # Sums of whole numbers are exact, and CIFAR takes 0.2 s without a wider copy of it.
+        flat, c = self.images.reshape(len(self), -1), self.images.shape[-1]
+        sums = flat.sum(0, dtype=np.uint64), np.einsum("np,np->p", flat, flat, dtype=np.uint64)
+        mean, square = (each.reshape(-1, c).sum(0) * c / flat.size for each in sums)  # (c,)
+        variance = np.maximum(square - mean**2, 1e-6)
         return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
 
     def take(self, index) -> "Split":
