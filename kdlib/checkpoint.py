@@ -119,11 +119,10 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     require("normalise.mean" in arrays, f"{path} holds a {held}, which can't be built by its name")
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
     told = {"mean": ones, "std": ones, "same_padding": metadata.get("same_padding", False)}
-    blank = nnx.eval_shape(lambda: models.build(held, known, dtype=dtype, **told))
-    blank.eval()
-    graph, state = nnx.split(blank)
-    state = _fill(nnx.to_pure_dict(state), arrays, f"{path} is no {held}")
-    return nnx.merge(graph, state), metadata
+    network = models.build(held, known, dtype=dtype, **told)
+    network.eval()
+    nnx.update(network, _fill(nnx.to_pure_dict(nnx.state(network)), arrays, f"{path} is no {held}"))
+    return network, metadata
 
 
 def pretrained(name: str) -> nnx.Module:
