@@ -70,7 +70,7 @@ def test_training_curves_are_those_recorded_before(name, way, monkeypatch):
                     fused=way == "fused")  # fmt: skip
     found = [run.history.curve(metric)[0] for metric in ("train_loss", "test_loss")]
     np.testing.assert_allclose(found, GOLDEN[name], rtol=2e-4)
-    assert way != "oneDNN" or len(calls) >= 8 * 3  # eight kinds and their two gradients
+    assert way != "oneDNN" or len(calls) >= 9 * 3  # nine convolutions and their two gradients
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -87,14 +87,15 @@ def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.
     if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
         # XLA can't deal out calls of oneDNN, nor chunks of a batch.
         return lax.conv_general_dilated(x, kernel, strides, padding, **named)
-    multiply_adds = x.size * kernel.size // kernel.shape[2] // math.prod(strides)  # with "SAME"
+    # Multiply-adds, where it pads as "SAME" does.
+    large = x.size * kernel.size // kernel.shape[2] // math.prod(strides) >= WORTH
     dilations = *(named.get("lhs_dilation") or ()), *(named.get("rhs_dilation") or ())
     sides, groups = zip(padding, kernel.shape[:2], strict=True), named.get("feature_group_count", 1)
     simple = {groups, *dilations} <= {1} and all(0 <= p < k for pair, k in sides for p in pair)
-    fits = ONEDNN and simple and x.dtype == kernel.dtype == jnp.float32
-    if by_onednn := fits and multiply_adds >= WORTH:
+    if by_onednn := ONEDNN and large and simple and x.dtype == kernel.dtype == jnp.float32:
         _dont_keep()
-    return _convolve(x, kernel, tuple(strides), tuple(padding), tuple(named.items()), by_onednn)
+    settings = tuple(strides), tuple(map(tuple, padding)), tuple(named.items())
+    return _convolve(x, kernel, *settings, by_onednn)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))  # traced once for all layers alike
