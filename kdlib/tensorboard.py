@@ -14,11 +14,11 @@ class Writer:
     """
 
     def __init__(self, run_dir: pathlib.Path):
-        require(find_spec("tensorboardX"), "event files need tensorboardX: pip install it")
+        require(find_spec("tensorboardX"), "no tensorboardX: install it, or give --no-do_log")
         self.run_dir, self.writers, self.written = run_dir, {}, {}
 
     def __call__(self, history: History, epoch: int, seeds: list[int], networks=None):
-        from tensorboardX import SummaryWriter  # takes a second where PyTorch is: not at the start
+        from tensorboardX import SummaryWriter  # and PyTorch, where that is: not at the start
 
         # All epochs anew, so that after a kill none is missing and none shows twice.
         new = lambda seed: SummaryWriter(f"{self.run_dir}/events/seed-{seed}", purge_step=1)

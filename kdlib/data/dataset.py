@@ -22,7 +22,7 @@ class Split:
     @cached_property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of every channel, units of 0..255."""
-        # Sums of whole numbers are exact, and CIFAR takes 0.2 s without a wider copy of it.
+        # Sums of whole numbers are exact, and need no wider copy of the pictures.
         flat, c = self.images.reshape(len(self), -1), self.images.shape[-1]
         sums = flat.sum(0, dtype=np.uint64), np.einsum("np,np->p", flat, flat, dtype=np.uint64)
         mean, square = (each.reshape(-1, c).sum(0) * c / flat.size for each in sums)  # (c,)
