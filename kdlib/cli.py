@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 
 import jax
 
-from kdlib import checkpoint, metrics, models, plots, report, tensorboard
+from kdlib import checkpoint, metrics, models, report, tensorboard
 from kdlib.data import Dataset, load
 from kdlib.names import require
 from kdlib.train import Recipe, fit, networks
@@ -107,8 +107,7 @@ def training_parser(prog: str, description: str) -> Parser:
 def choose_device(gpu_id: str | None, deterministic: bool) -> None:
     """Restrict JAX to one GPU, before its back end starts; ValueError if only others are there."""
     if deterministic:
-        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_gpu_deterministic_ops=true"]
-        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+        os.environ["XLA_FLAGS"] = f"--xla_gpu_deterministic_ops=true {os.getenv('XLA_FLAGS', '')}"
     if gpu_id is None:
         return
     gpus = {}
@@ -171,6 +170,8 @@ def train_and_report(name: str, transfer, options, data) -> None:
         checkpoint.save_network(run_dir / f"student-seed-{seed}", network, facts)
         if options.publish and place == 0:
             checkpoint.publish(options.publish, network, facts)
+    from kdlib import plots  # and matplotlib: not at the start
+
     plots.use_style()
     plots.save(plots.curves({f"{name}, {config['distiller']}": history}), run_dir / "curves.png")
     print(f"test accuracy {metrics.interval(history.last())} % (last epoch)")

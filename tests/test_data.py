@@ -80,6 +80,26 @@ def test_load_shapes_caches_and_is_fast_the_second_time(cache, monkeypatch):
     assert second.source == "embedded shapes" and second.train.masks.shape == (300, 32, 32)
 
 
+def test_a_damaged_cache_is_made_anew(cache):
+    made = []
+
+    def make():
+        made.append("now")
+        return "a source", ["cat", "dog"], {"train_images": np.arange(6, dtype=np.uint8)}
+
+    for _ in range(2):
+        source, classes, arrays = sources.cached("some", make)
+        assert (source, classes) == ("a source", ("cat", "dog")) and arrays[
+            "train_images"
+        ].sum() == 15
+    assert len(made) == 1
+    (file,) = (cache / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    for _ in range(2):
+        assert sources.cached("some", make)[2]["train_images"].dtype == np.uint8
+    assert len(made) == 2
+
+
 def test_no_picture_of_the_embedded_set_is_both_trained_and_tested_on(cache, monkeypatch):
     for name, value in (("SHAPES_TRAIN", 40), ("SHAPES_TEST", 20)):
         monkeypatch.setattr(data, name, value)

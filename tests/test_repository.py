@@ -115,14 +115,17 @@ def test_constraints_name_no_index_and_pin_what_is_required():
         assert re.match(r"[\w-]+", requirement)[0].lower().replace("-", "_") in pinned, requirement
 
 
-def test_kdlib_starts_quickly_and_leaves_heavy_packages_out():
+@pytest.mark.parametrize("module", ["kdlib", "train_w_kd"])
+def test_a_start_is_quick_and_leaves_heavy_packages_out(module):
     code = (
         "import time, sys; t = time.time(); import jax, flax.nnx; base = time.time() - t;"
-        "import kdlib; heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib.pyplot',"
+        f"import {module};"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib.pyplot',"
         "'tensorboardX', 'PIL', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy; print(time.time() - t - base)"
     )
-    reply = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = [sys.executable, "-c", code]
+    reply = subprocess.run(run, capture_output=True, text=True, check=True, cwd=ROOT)
     assert float(reply.stdout) < 2
 
 

@@ -4,6 +4,7 @@ Readers return ``(source, classes, arrays)`` with ``arrays`` named ``train_image
 and so on. They are kept in a cache, where a second start finds them without importing TFDS.
 """
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
@@ -17,6 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from tqdm import tqdm
 
+from kdlib import checkpoint
 from kdlib.data.folder import stack
 from kdlib.files import replacing
 from kdlib.names import require, unknown
@@ -44,14 +46,13 @@ def cache_dir() -> Path:
 
 def cached(key: str, make):
     """What ``make`` returns, read from the cache if it is there; new content needs a new key."""
-    file = cache_dir() / "data" / f"{key}.npz"
-    if not file.exists():
-        source, classes, arrays = make()
-        with replacing(file) as scratch, open(scratch, "wb") as out:  # others may make the same
-            np.savez(out, source=source, classes=list(classes), **arrays)
-    with np.load(file) as stored:
-        arrays = dict(stored)
-    return str(arrays.pop("source")), tuple(arrays.pop("classes").tolist()), arrays
+    file = cache_dir() / "data" / f"{key}{checkpoint.SUFFIX}"
+    with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or a damaged one
+        arrays, told = checkpoint.load_arrays(file)
+        return told["source"], tuple(told["classes"]), arrays
+    source, classes, arrays = make()
+    checkpoint.save_tree(file, arrays, {"source": source, "classes": list(classes)})
+    return source, tuple(classes), arrays
 
 
 def tfds(name: str, data_dir: str | None, image_size: int | None):
@@ -87,8 +88,7 @@ def _read_tfds(name, root, image_size):
             "load that")  # fmt: skip
     arrays = {}
     for split, theirs in (("train", "train"), ("test", test)):
-        examples = builder.as_data_source(split=theirs)
-        pictures = [examples[i] for i in range(len(examples))]
+        pictures = list(builder.as_data_source(split=theirs))
         arrays[f"{split}_images"] = stack([p[keys[0]] for p in pictures], image_size, where)
         arrays[f"{split}_labels"] = np.array([p[keys[1]] for p in pictures], np.int32)
     source = f"TFDS {name} {builder.version}"
