@@ -107,7 +107,7 @@ def training_parser(prog: str, description: str) -> Parser:
 def choose_device(gpu_id: str | None, deterministic: bool) -> None:
     """Restrict JAX to one GPU, before its back end starts; ValueError if only others are there."""
     if deterministic:
-        os.environ["XLA_FLAGS"] = f"--xla_gpu_deterministic_ops=true {os.getenv('XLA_FLAGS', '')}"
+        os.environ["XLA_FLAGS"] = f"{os.getenv('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true"
     if gpu_id is None:
         return
     gpus = {}

@@ -182,14 +182,13 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
 def choose(options) -> Preset:
     """The preset, with what the flags change of it."""
     chosen = preset(options.preset)
-    epochs, above = options.epochs or chosen.recipe.epochs, chosen.teacher_recipe
-    above = replace(above, epochs=options.teacher_epochs or above.epochs, bfloat16=options.bf16)
-    recipe = replace(chosen.recipe, epochs=epochs, bfloat16=options.bf16)
+    of = lambda r, epochs: replace(r, epochs=epochs or r.epochs, bfloat16=options.bf16)
     data = options.dataset or chosen.data
     kept = data.lower() == chosen.data and not (options.train_teacher or options.teacher_epochs)
-    seeds, pretrained = options.seeds or chosen.seeds, chosen.pretrained if kept else None
-    return replace(chosen, recipe=recipe, teacher_recipe=above, data=data, seeds=seeds,
-                   pretrained=pretrained)  # fmt: skip
+    return replace(chosen, recipe=of(chosen.recipe, options.epochs), data=data,
+                   teacher_recipe=of(chosen.teacher_recipe, options.teacher_epochs),
+                   seeds=options.seeds or chosen.seeds,
+                   pretrained=chosen.pretrained if kept else None)  # fmt: skip
 
 
 def main(arguments=None) -> None:

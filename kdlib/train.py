@@ -110,7 +110,6 @@ def fit(
     fused = jax.default_backend() != "cpu" if fused is None else fused
     _check(student, data, transfer, recipe, seeds)
     config = configuration(student, data, transfer, recipe, seeds)
-    name = config["student"]
     recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
     mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
@@ -119,7 +118,7 @@ def fit(
         run_dir = pathlib.Path(run_dir).expanduser()
         claim(run_dir, config | {"fused": fused})  # one state for all seeds, or one for each
     total = program.epochs * program.steps * recipe.batch_size * len(seeds)
-    label, states = label or f"{name} {transfer.spec}", []
+    label, states = label or f"{config['student']} {transfer.spec}", []
     with contextlib.closing(Progress(label, total, progress)) as shown:
         for group in [seeds] if fused else [[seed] for seed in seeds]:
             states += _train_group(program, group, record, run_dir, shown, on_epoch)
@@ -151,16 +150,20 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
 
 
 def _own(student, transfer) -> dict[str, str]:
-    """Checksums of what isn't ours: of files named in text, and of functions' and classes' text."""
+    """Checksums of what isn't ours: of files named in text, and of functions' and classes' text,
+    with a partial function's arguments and the plain values that a function finds by name."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(path.expanduser())[:16] for path in paths}
     parts = nnx.iter_graph(getattr(transfer, "distiller", None) or nnx.Module())
     made_by = [student, type(transfer), *(getattr(p, "function", type(p)) for _, p in parts)]
-    for each in filter(callable, made_by):  # a partial function's is that of the function
-        each = getattr(each, "func", each if hasattr(each, "__qualname__") else type(each))
-        if (each.__module__ or "__main__").partition(".")[0] not in ("kdlib", "flax"):
+    for given in filter(callable, made_by):  # a partial function's is that of the function
+        each = given if hasattr(given, "__qualname__") else getattr(given, "func", type(given))
+        if (each.__module__ or "__main__").partition(".")[0] not in ("kdlib", "flax", "functools"):
+            scopes = inspect.getclosurevars(each)[:2] if inspect.isfunction(each) else ()
             with contextlib.suppress(OSError, TypeError):  # made in a shell: no text
-                text = found.get(each.__qualname__, "") + inspect.getsource(each)
+                bound = [given, *(i for s in scopes for i in s.items() if np.isscalar(i[1]))]
+                text = found.get(each.__qualname__, "") + inspect.getsource(each) + str(bound)
+                text = re.sub(r" at 0x\w+", "", text)  # addresses say nothing
                 found[each.__qualname__] = checkpoint.digest(np.array(text))
     return found
 

@@ -1,15 +1,18 @@
 """Publish the networks of a comparison: its teacher, its plain student and its best student.
 
     python pretrained/publish.py --preset reduced --runs runs/reduced res20_c10 res8_c10 res8_c10_kd
+    python pretrained/publish.py --preset full --epochs 4 --teacher_epochs 8 --table short/demo \\
+        --runs runs/short res56_c10 res32_c10 res32_c10_kd
 
-Takes what `make reproduce` left: the training states under --runs, the records in
-figures/PRESET/demo. The first seed's networks are written, with the accuracies of all seeds in the
-manifest. The best student is the one with the highest mean, chosen on the test set, and the
-manifest says so.
+Takes what `make reproduce`, or kdlib.compare with these epochs, left: the training states under
+--runs, the records in figures/TABLE. The first seed's networks are written, with the accuracies of
+all seeds in the manifest. The best student is the one with the highest mean, chosen on the test
+set, and the manifest says so.
 """
 
 import argparse
 import pathlib
+from dataclasses import replace
 
 from kdlib import checkpoint, cli, compare, report, transfer
 from kdlib.history import History
@@ -38,12 +41,19 @@ def main() -> None:
     parser = cli.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--preset", choices=PRESETS, required=True, help="scale of the comparison")
+    add("--epochs", type=cli.positive, help="of the students (the preset's)")
+    add("--teacher_epochs", type=cli.positive, help="of the teacher (the preset's)")
+    add("--table", help="whose records, in figures/ (PRESET/demo)")
     add("--runs", type=pathlib.Path, required=True, help="where its runs are kept")
     add("--teacher", type=pathlib.Path, help="where its teacher's run is kept (RUNS/teacher)")
     add("--data_path", help="folder of prepared TFDS sets")
     add("names", nargs=3, metavar="NAME", help="for teacher, plain student, best student")
     options = parser.parse_args()
-    chosen, records = preset(options.preset), report.recorded(f"{options.preset}/demo")
+    chosen = preset(options.preset)
+    of = lambda recipe, epochs: replace(recipe, epochs=epochs or recipe.epochs)
+    chosen = replace(chosen, recipe=of(chosen.recipe, options.epochs),
+                     teacher_recipe=of(chosen.teacher_recipe, options.teacher_epochs))  # fmt: skip
+    records = report.recorded(options.table or f"{options.preset}/demo")
     data = compare.load_data(chosen, options.data_path)
     above = History.load((options.teacher or options.runs / "teacher") / "history.json")
     best = max(records.histories, key=lambda name: records.histories[name].last().mean())

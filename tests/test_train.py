@@ -563,6 +563,32 @@ def test_what_has_one_name_is_told_apart_too(tiny, teacher):
     assert named(STUDENT, Offline(teacher, kdlib.distillers.own(nowhere["loss"]))) == {}
 
 
+BETA = 1.0  # what a loss of one's own may read
+
+
+def test_what_a_function_is_bound_to_tells_runs_apart(tiny, teacher, tmp_path, monkeypatch):
+    """Arguments of a partial function, and plain values of the place where it was written."""
+
+    def scaled(beta):
+        return lambda s, t, labels: beta * (s.logits - t.logits).var()
+
+    def loss(s, t, labels, beta):
+        return beta * (s.logits - t.logits).var()
+
+    reads = lambda s, t, labels: BETA * (s.logits - t.logits).var()
+    taught = lambda loss: Offline(teacher, kdlib.distillers.own(loss))
+    key = lambda loss: kdlib.train.configuration(STUDENT, tiny, taught(loss), QUICK, 1)["own"]
+    assert key(scaled(2)) == key(scaled(2)) != key(scaled(3))
+    some = lambda beta: functools.partial(loss, beta=beta)
+    assert key(some(2)) == key(some(2)) != key(some(3))
+    before = key(reads)
+    monkeypatch.setitem(globals(), "BETA", 2.0)
+    assert key(reads) != before
+    quick_fit(tiny, taught(some(2)), run_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"own\..*loss is"):
+        quick_fit(tiny, taught(some(3)), run_dir=tmp_path)
+
+
 def test_networks_may_hold_what_cannot_be_hashed(tiny):
     class Net(nnx.Module):
         def __init__(self, seed):

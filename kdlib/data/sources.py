@@ -68,8 +68,7 @@ def tfds(name: str, data_dir: str | None, image_size: int | None):
     if not prepared:
         _prepare_tfds(name, root)
         return tfds(name, data_dir, image_size)
-    newest = prepared[-1]
-    stamp = f"{newest.resolve()} {newest.stat().st_mtime_ns} {image_size}"
+    stamp = f"{prepared[-1].resolve()} {prepared[-1].stat().st_mtime_ns} {image_size}"
     key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
     return cached(key, lambda: _read_tfds(name, root, image_size))
 
