@@ -159,8 +159,8 @@ def _own(student, transfer) -> dict[str, str]:
     for given in filter(callable, made_by):  # a partial function's is that of the function
         each = given if hasattr(given, "__qualname__") else getattr(given, "func", type(given))
         if (each.__module__ or "__main__").partition(".")[0] not in ("kdlib", "flax", "functools"):
-            scopes = inspect.getclosurevars(each)[:2] if inspect.isfunction(each) else ()
-            with contextlib.suppress(OSError, TypeError):  # made in a shell: no text
+            with contextlib.suppress(OSError, TypeError, ValueError):  # made in a shell: no text
+                scopes = inspect.getclosurevars(each)[:2] if inspect.isfunction(each) else ()
                 bound = [given, *(i for s in scopes for i in s.items() if np.isscalar(i[1]))]
                 text = found.get(each.__qualname__, "") + inspect.getsource(each) + str(bound)
                 text = re.sub(r" at 0x\w+", "", text)  # addresses say nothing

@@ -1,6 +1,7 @@
 """The three scripts and the comparison, through their real command lines."""
 
 import json
+import os
 import pathlib
 import shlex
 import shutil
@@ -197,6 +198,15 @@ def test_recipe_flags_reach_the_recipe():
 def test_without_a_gpu_the_number_is_noted_and_the_run_goes_on(capsys):
     cli.choose_device("2", deterministic=False)
     assert "--gpu_id 2: this machine has no GPU" in capsys.readouterr().out
+
+
+def test_deterministic_adds_its_flag_to_those_that_are_there(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    cli.choose_device(None, deterministic=False)
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=here"
+    cli.choose_device(None, deterministic=True)
+    flags = os.environ["XLA_FLAGS"].split()
+    assert flags == ["--xla_dump_to=here", "--xla_gpu_deterministic_ops=true"]
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(monkeypatch):

@@ -89,9 +89,8 @@ def test_a_damaged_cache_is_made_anew(cache):
 
     for _ in range(2):
         source, classes, arrays = sources.cached("some", make)
-        assert (source, classes) == ("a source", ("cat", "dog")) and arrays[
-            "train_images"
-        ].sum() == 15
+        assert (source, classes) == ("a source", ("cat", "dog"))
+        np.testing.assert_array_equal(arrays["train_images"], np.arange(6))
     assert len(made) == 1
     (file,) = (cache / "data").iterdir()
     file.write_bytes(file.read_bytes()[:-1])

@@ -453,6 +453,11 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
     *first, last = map(ratio, ("plain", "soft logits", "attention", "teacher"))
     told = f"on one core {', '.join(first)} and {last} ({alone['rounds']} rounds)"
     assert told in text and alone["device"] == "cpu, 1 core"
+    taught = report.recorded("short/demo").histories[
+        "SoftLogits"
+    ]  # the original's command, but shorter
+    hours = 200 * np.median(taught.curve("seconds")) / 3600
+    assert f"200 epochs would take some {hours:.0f} hours on 2 CPU cores" in text
     profile = json.loads((ROOT / "benchmarks/results/profile-cpu.json").read_text())
     ratios = [t["kdlib, to kernels"] / t["PyTorch, to kernels"] for t in profile["layers"].values()]
     assert f"{min(ratios):.1f} to {max(ratios):.1f} times as long as they" in text
