@@ -587,6 +587,9 @@ def test_what_a_function_is_bound_to_tells_runs_apart(tiny, teacher, tmp_path, m
     quick_fit(tiny, taught(some(2)), run_dir=tmp_path)
     with pytest.raises(ValueError, match=r"own\..*loss is"):
         quick_fit(tiny, taught(some(3)), run_dir=tmp_path)
+    early = key(lambda s, t, labels: later * s.logits.var())  # has no value yet
+    later = 2.0
+    assert early == {}
 
 
 def test_networks_may_hold_what_cannot_be_hashed(tiny):
