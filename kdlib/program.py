@@ -139,6 +139,9 @@ class Program:
         self.frozen = everywhere(nnx.to_pure_dict(frozen_state))
         modules = self._modules(0)
         self.graph = nnx.graphdef(modules)
+        # While a first phase's loss doesn't reach a parameter, decay would only make it fade.
+        phased = any(getattr(module, "pretrain", 0.0) for module in vars(modules).values())
+        self.decays = lambda p, *g: jnp.where(sum(x.any() for x in g), p, 0.0) if phased else p
         modules.eval()
         self.eval_graph = nnx.graphdef(modules)
         frozen.eval()
@@ -162,17 +165,15 @@ class Program:
 
     def init(self, seed: int) -> TrainState:
         """The state before the first step. Everything random in a run follows from ``seed``."""
-        _, params, rest = nnx.split(self._modules(seed), nnx.Param, ...)
-        params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+        params, rest = map(nnx.to_pure_dict, nnx.split(self._modules(seed), nnx.Param, ...)[1:])
         moving = {name: tree for name, tree in params.items() if name not in self.transfer.still}
         optimizer = {name: self.optimizer.init(tree) for name, tree in moving.items()}
         return TrainState(params, rest, optimizer, jax.random.key(seed), jnp.zeros((), jnp.int32))
 
     def start(self, seeds: Sequence[int]) -> TrainState:
         """The states before the first step in a stack where fused, else that of the one seed."""
-        states = [self.init(seed) for seed in seeds]
-        stack = lambda *leaves: jnp.stack(leaves)
-        return self.place(jax.tree.map(stack, *states) if self.fused else states[0])
+        stack = lambda *leaves: jnp.stack(leaves) if self.fused else leaves[0]
+        return self.place(jax.tree.map(stack, *map(self.init, seeds)))
 
     def place(self, state: TrainState) -> TrainState:
         """A state, or a stack of them where fused, on the devices that train it."""
@@ -224,12 +225,14 @@ class Program:
         for names in self.transfer.turns or [sorted({*params, *rest})]:
             objective = lambda params, rest=dict(rest): self.objective(params, rest, frozen, batch)
             _, back, (loss, moved) = jax.vjp(objective, dict(params), has_aux=True)
-            grads = [back(jnp.array(w))[0] for w in ((1.0, 0.0), (0.0, 1.0))] if self.recipe.dot \
-                else back(jnp.ones(2))[0]  # fmt: skip
+            sides = ((1.0, 0.0), (0.0, 1.0)) if self.recipe.dot else ((1.0, 1.0),)
+            grads = [back(jnp.array(side))[0] for side in sides]
             rest |= {name: moved[name] for name in names if name in moved}
             for name in filter(optimizer.__contains__, names):
-                mine = [g[name] for g in grads] if self.recipe.dot else grads[name]
-                step, optimizer[name] = self.optimizer.update(mine, optimizer[name], params[name])
+                mine = [g[name] for g in grads]
+                decays = jax.tree.map(self.decays, params[name], *mine)
+                mine = mine if self.recipe.dot else mine[0]
+                step, optimizer[name] = self.optimizer.update(mine, optimizer[name], decays)
                 params[name] = optax.apply_updates(params[name], step)
             shown = shown or loss
         params, rest = self.transfer.after_step(params, rest, state.step)

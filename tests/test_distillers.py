@@ -12,7 +12,7 @@ import pytest
 import kdlib
 from kdlib import check
 from kdlib.data import Batch
-from kdlib.distillers import DISTILLERS, Sum, attention_loss, make, soft_logit_loss
+from kdlib.distillers import DISTILLERS, METHODS, Sum, attention_loss, make, soft_logit_loss
 from kdlib.transfer import cross_entropy
 
 S, T, Y = golden.student_logits(), golden.teacher_logits(), golden.LABELS
@@ -288,6 +288,47 @@ def test_the_schedule_of_a_function_of_ones_own_is_part_of_its_text(tmp_path):
     ramped = make(f"{file}:f(warmup=0.5)")
     assert ramped.spec == f"{file}:f(warmup=0.5)"
     assert make(ramped.spec).weights(0.25) == (1.0, 0.5)
+
+
+# Published settings, typed from the papers' code (the docstrings name it), not read from ours:
+# whoever writes a bare name gets these. Beside them the weights of cross-entropy and knowledge.
+@pytest.mark.parametrize(("name", "settings", "weights"), [
+    ("SoftLogits", {"temperature": 4, "alpha": 0.9}, (0.1, 0.9)),
+    ("LogitMSE", {}, (1, 0.1)),
+    ("LSKD", {"scale": 9}, (0.1, 9)),
+    ("DKD", {"alpha": 1, "beta": 2, "temperature": 4}, (1, 1)),
+    ("TfKDSelf", {"alpha": 0.95, "temperature": 6, "multiplier": 50}, (0.05, 47.5)),
+    ("FunMatch", {"mixup": 1}, (0, 1)),
+    ("DIST", {"beta": 1, "gamma": 1, "temperature": 4}, (1, 2)),
+    ("MLKD", {"temperatures": (4, 3, 5, 2, 6)}, (0.1, 0.9)),
+    ("FitNet", {"stage": 2}, (1, 100)),
+    ("AT", {"mode": "squared", "stages": None}, (1, 1000)),
+    ("NST", {"stages": None}, (1, 50)),
+    ("FT", {"k": 0.5, "mode": "attention"}, (1, 200)),
+    ("AB", {"margin": 1}, (1, 0.003)),
+    ("OFD", {}, (1, 0.001)),
+    ("VID", {}, (1, 1)),
+    ("ReviewKD", {}, (1, 0.6)),
+    ("CATKD", {"pool": 2, "normalise": False}, (1, 0.7)),
+    ("FSP", {}, (1, 1)),
+    ("SP", {}, (1, 3000)),
+    ("CC", {"gamma": 0.4, "order": 2}, (1, 100)),
+    ("CC(variant='repdistiller')", {}, (1, 0.02)),
+    ("RKD", {"distance": 25, "angle": 50}, (1, 1)),
+    ("PKT", {}, (1, 30_000)),
+    ("CRD", {"temperature": 0.07, "negatives": 16_384, "dim": 128, "momentum": 0.5}, (1, 0.8)),
+    ("SRRL", {"alpha": 1, "beta": 1}, (1, 1)),
+    ("SimKD", {"factor": 2}, (0, 1)),
+])  # fmt: skip
+def test_defaults_are_the_published_ones(name, settings, weights):
+    made = make(name)
+    assert {key: getattr(made, key) for key in settings} == settings
+    np.testing.assert_allclose((made.ce_weight, made.weight), weights, rtol=1e-6)
+
+
+def test_every_default_is_held_to_the_published_one():
+    cases = test_defaults_are_the_published_ones.pytestmark[0].args[1]
+    assert {name.partition("(")[0] for name, *_ in cases} == {*METHODS}
 
 
 def test_warm_up_and_pre_training_weigh_the_two_losses():

@@ -20,7 +20,7 @@ from kdlib.models import Outputs
 from kdlib.presets import TABLES, preset
 from kdlib.program import Program, Recipe, dot
 from kdlib.train import networks
-from kdlib.transfer import Offline, collaborative_target, virtual_teacher
+from kdlib.transfer import Offline, Setup, collaborative_target, virtual_teacher
 
 S, T, Y = golden.student_logits(), golden.teacher_logits(), jnp.asarray(golden.LABELS)
 
@@ -441,6 +441,33 @@ def test_in_a_sum_the_part_with_a_network_of_its_own_answers(text, tiny, teacher
     assert type(both.deploy(teacher, teacher)) is not type(teacher)
 
 
+@pytest.mark.parametrize(("name", "published"), [
+    ("DML", {"peers": (None,), "order": "simultaneous"}),
+    ("ONE", {"branches": 3, "temperature": 3, "ramp": 80 / 300}),
+    ("KDCL", {"target": "mean", "temperature": 4, "alpha": 0.5}),
+    ("BornAgain", {"generations": 2, "ensemble": False}),
+    ("BYOT", {"alpha": 0.1, "temperature": 3, "beta": 0.05}),
+    ("CSKD", {"temperature": 4, "weight": 1}),
+    ("PSKD", {"alpha": 0.8}),
+    ("TfKD", {"alpha": 0.1, "multiplier": 100, "temperature": 20, "virtual_teacher": "code"}),
+    ("DDGSD", {"temperature": 4, "mmd": 0.0005}),
+])  # fmt: skip
+def test_defaults_of_methods_are_the_published_ones(name, published):
+    made = transfer.make(name)
+    assert {key: getattr(made, key) for key in published} == published
+
+
+@pytest.mark.parametrize(("name", "ce", "weight"), [("DML", 1, 1), ("BornAgain", 0.5, 0.5)])
+def test_what_methods_teach_by_default(name, ce, weight, tiny):
+    """Temperature 1 and the published weights: a setting of soft logits."""
+    student = kdlib.models.build("ResNet8x0.25", tiny.num_classes)
+    network = lambda name, seed: student
+    setup = Setup(0, student, network, jnp.asarray(tiny.train.labels), tiny.num_classes, (8, 8, 3))
+    parts = transfer.make(name).trained(setup)
+    lesson = next(part for part in parts.values() if isinstance(part, distillers.Distiller))
+    assert (lesson.temperature, lesson.ce_weight, lesson.weight) == (1, ce, weight)
+
+
 @pytest.mark.parametrize(("share", "epochs"), [(0.2, 15), (0.2, 30), (1 / 9, 63), (1 / 9, 234)])
 def test_a_first_phase_has_its_whole_number_of_epochs(share, epochs):
     """Compiled, the share of a run is rounded, and could end the phase an epoch early."""
@@ -448,6 +475,45 @@ def test_a_first_phase_has_its_whole_number_of_epochs(share, epochs):
     silent.pretrain_ce, silent.ce_weight = 0.0, 1.0
     ce = jax.jit(lambda step: silent.weights((step + 1) / epochs)[0])
     assert sum(float(ce(jnp.int32(step))) == 0 for step in range(epochs)) == round(share * epochs)
+
+
+@pytest.mark.parametrize(("spec", "waits", "learns", "dot"), [
+    ("FT", ["distiller.translate"], ["distiller.encode", "student.classifier"], 0.0),
+    ("FT", ["distiller.translate"], ["distiller.encode", "student.classifier"], 0.05),
+    ("AB", ["student.classifier"], ["student.stages.2"], 0.0),
+    ("FitNet(original=True) + SoftLogits", ["student.classifier", "student.stages.2"],
+     ["distiller.parts.0.regressor", "student.stages.1"], 0.05),
+])  # fmt: skip
+def test_a_first_phase_leaves_alone_what_waits(spec, waits, learns, dot, tiny, teacher):
+    """Weight decay would shrink it, in a phase of thousands of steps to nothing."""
+    recipe = Recipe(epochs=10, batch_size=16, zero_init=False, weight_decay=0.1, dot=dot)
+    who = transfer.make(spec, teacher)
+    program = Program(networks("ResNet8x0.25", tiny, recipe), tiny, who, recipe, fused=False)
+    state, order = program.start([0]), program.order(program.start([0]))
+
+    def moved(state, after):
+        pairs = zip(*(checkpoint.named_leaves(each.params) for each in (state, after)), strict=True)
+        return {name for (name, old), (_, new) in pairs if not np.array_equal(old, new)}
+
+    after, _ = program.step(state, order, program.frozen, program.pictures)
+    found = moved(state, after)
+    assert not [name for name in found if name.startswith(tuple(waits))]
+    assert all(any(name.startswith(part) for name in found) for part in learns)
+    late = after._replace(step=jnp.int32(9 * program.steps))
+    later = moved(late, program.step(late, order, program.frozen, program.pictures)[0])
+    assert all(any(name.startswith(part) for name in later) for part in waits)
+
+
+def test_without_a_phase_all_parameters_decay(tiny, teacher):
+    """As in PyTorch, those that the loss doesn't reach too: here the student's classifier."""
+    recipe = Recipe(batch_size=16, weight_decay=0.1)
+    who = transfer.make("SimKD", teacher)
+    program = Program(networks("ResNet8x0.25", tiny, recipe), tiny, who, recipe, fused=False)
+    state = program.start([0])
+    after, _ = program.step(state, program.order(state), program.frozen, program.pictures)
+    before, now = (s.params["student"]["classifier"]["kernel"] for s in (state, after))
+    # Nesterov's first step is 1 + 0.9 times the gradient.
+    np.testing.assert_allclose(now, before * (1 - 0.1 * 1.9 * 0.1), rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -26,8 +26,7 @@ class Split:
         flat, c = self.images.reshape(len(self), -1), self.images.shape[-1]
         sums = flat.sum(0, dtype=np.uint64), np.einsum("np,np->p", flat, flat, dtype=np.uint64)
         mean, square = (each.reshape(-1, c).sum(0) * c / flat.size for each in sums)  # (c,)
-        variance = np.maximum(square - mean**2, 1e-6)
-        return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+        return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(square - mean**2, 1e-6)).tolist())
 
     def take(self, index) -> "Split":
         """The pictures at ``index`` (an integer array or a slice)."""
@@ -75,5 +74,5 @@ def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     order = np.random.default_rng([seed, count]).permutation(len(labels))
     same = labels[order, None] == np.unique(labels)  # (n, classes)
     rank = (same.cumsum(0) * same).sum(1)  # (n,), place of a picture among those of its class
-    taken = np.argsort(rank, kind="stable")[:count]  # first of every class, second of every class…
-    return np.sort(order[taken])
+    # First of every class, second of every class…
+    return np.sort(order[np.argsort(rank, kind="stable")[:count]])

@@ -268,8 +268,7 @@ def pool_evenly(x: Array, height: int, width: int | None = None) -> Array:
     for axis, side in ((1, height), (2, width)):
         size = x.shape[axis]
         ends = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
-        boxes = [jax.lax.slice_in_dim(x, *end, axis=axis).mean(axis) for end in ends]
-        x = jnp.stack(boxes, axis)
+        x = jnp.stack([jax.lax.slice_in_dim(x, *e, axis=axis).mean(axis) for e in ends], axis)
     return x
 
 

@@ -29,7 +29,8 @@ class MLKD(Distiller):
     """``ce · CE + beta · Σ_temperatures`` of the means of three levels, over two views.
 
     Of the weak view only the pictures and classes count of which the teacher is at most as sure as
-    of the median one. A strong view (``batch.extra``), if there is one, adds all levels and a CE.
+    of the median one. A strong view (``batch.extra``), if there is one, adds all levels and a CE,
+    which a warm-up or a recipe's ``dot`` takes for knowledge.
 
     Args:
         strict: as the authors' code: masks scale whole means; of the strong view only the first

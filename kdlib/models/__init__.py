@@ -1,6 +1,5 @@
 """Networks by name, and what they cost."""
 
-import functools
 import math
 import re
 from typing import NamedTuple
@@ -98,8 +97,7 @@ def cost(model: nnx.Module | str, image_shape=(32, 32, 3), classes: int = 10) ->
     """
     if isinstance(model, str):
         c = image_shape[-1]
-        shape = functools.partial(build, model, classes, mean=(0.0,) * c, std=(1.0,) * c)
-        model = nnx.eval_shape(shape)
+        model = nnx.eval_shape(lambda n=model: build(n, classes, mean=(0.0,) * c, std=(1.0,) * c))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8)
     program = jax.make_jaxpr(lambda p, r, x: nnx.merge(graph, p, r)(x).logits)(params, rest, images)

@@ -31,7 +31,8 @@ class BornAgain(Supervised):
     generation, with a new learning-rate schedule each. The state holds all generations.
 
     Args:
-        generations: how many networks, the plain first one included; at least 2.
+        generations: how many networks, the plain first one included; at least 2, which is the
+            cheapest: the paper goes on to more.
         distiller: what is taught; None is ``½ CE + ½ KL`` at temperature 1.
         ensemble: test and use the averaged probabilities of all generations, not the last.
 
@@ -40,7 +41,8 @@ class BornAgain(Supervised):
 
     Reference:
         Furlanello et al., "Born-Again Neural Networks", ICML 2018, arXiv:1805.04770 (temperature
-        and number of generations from memory: unverified).
+        and number of generations from memory: unverified). Its other two losses, pictures weighed
+        by the teacher's confidence and wrong classes permuted, are left out.
     """
 
     family, passes = "SelfDistillation", (1, 1)

@@ -21,6 +21,7 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
             cross-entropy; ``"linear"``: the convex combination of lowest cross-entropy by 200 steps
             of gradient descent; ``"minlogit"``: per class the smallest of the logits after
             subtracting the true class's. All but the mean are from memory of the paper: unverified.
+            Its fifth way, weights from a validation set, is left out.
 
     Returns:
         ``[n, k]``.

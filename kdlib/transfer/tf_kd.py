@@ -60,5 +60,4 @@ class TfKD(Supervised):
         divergence = (teacher * (jnp.log(teacher) - jax.nn.log_softmax(logits))).mean()
         ce = cross_entropy(logits, batch.labels)
         parts = {"cross_entropy": ce, "knowledge": divergence}
-        lesson = self.alpha * self.multiplier * divergence
-        return Loss((1 - self.alpha) * ce, lesson, parts, logits)
+        return Loss((1 - self.alpha) * ce, self.alpha * self.multiplier * divergence, parts, logits)
