@@ -6,9 +6,14 @@ from kdlib.distillers.base import Distiller, convolutions, mean_square, require,
 
 
 class Reused(nnx.Module):
-    """A student whose last map goes through a projector into a copy of the teacher's classifier."""
+    """A student whose last map goes through a projector into a copy of the teacher's classifier; a
+    classifier of the student's own is left out."""
 
     def __init__(self, student: nnx.Module, projector: nnx.Module, classifier: nnx.Linear):
+        if width := getattr(getattr(student, "classifier", None), "in_features", 0):
+            student = nnx.clone(student)
+            none = {"kernel_init": nnx.initializers.zeros, "rngs": nnx.Rngs(0)}
+            student.classifier = nnx.Linear(width, 0, **none)
         self.student, self.projector, self.classifier = student, projector, nnx.clone(classifier)
 
     def __call__(self, images):
