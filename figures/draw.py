@@ -99,8 +99,9 @@ def taught(records) -> list[str]:
     return [n for n, each in records.histories.items() if each.config["transfer"] != "Supervised"]
 
 
-def work(records, teacher, epochs: float) -> str:
-    """What plain training for that many times the epochs takes, and a run with this teacher."""
+def work(records, teacher, longer: str) -> str:
+    """What the plain training that is so much longer takes, and a run with this teacher."""
+    epochs = records.histories[longer].epochs / records.histories["plain"].epochs
     # A picture of a student's epoch: forward and backward, which is twice the forward's work.
     forward = records.histories["plain"].protocol["multiply_adds"] / 1e6
     run = 3 * forward + teacher.protocol["multiply_adds"] / 1e6
@@ -199,7 +200,7 @@ def short() -> str:
         f"{len(embedded.histories) - 1} comparisons. On CIFAR-10 at reduced scale, plain training for twice as "
         "long can't be told from soft logits with attention. With the original's pair and all of CIFAR-10, but "
         f"{epochs} epochs in place of 200, attention transfer gains {verdict(pair, attention, 'better')} points over "
-        f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with as many operations. At full scale "
+        f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations. At full scale "
         f"{'the table below says' if full else 'nothing has been measured yet'}."
     )
 
@@ -304,7 +305,8 @@ def full() -> str:
 
 def pair_says() -> str:
     """What the original's pair shows in a few epochs, each difference with its verdict."""
-    records, here = recorded("short/demo"), taught(recorded("short/demo"))
+    records = recorded("short/demo")
+    here = taught(records)
     best = max(here, key=lambda name: records.histories[name].last().mean())
     above = History.load(HERE / "short" / "demo" / compare.TEACHER)
     ahead = judged(records, "better", SAME_WORK)
@@ -312,7 +314,7 @@ def pair_says() -> str:
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, SAME_WORK])}. Against "
-        f"`{SAME_WORK}`, the plain student with half as many epochs again, {work(records, above, 1.5)}: "
+        f"`{SAME_WORK}`, the plain student with half as many epochs again, {work(records, above, SAME_WORK)}: "
         f"{against(records, SAME_WORK, here)}. So over so few epochs this teacher, once it is there, is worth more "
         f"than the same compute spent on the student, by {quoted(ahead)}; at the reduced scale no method of this "
         "table showed that. "
@@ -342,7 +344,7 @@ def reduced_says() -> str:
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, 'Longer'])}. Against `Longer`, the plain student with twice "
-        f"the epochs, {work(records, teachers, 2)}: {against(records, 'Longer', here)}. So with these losses "
+        f"the epochs, {work(records, teachers, 'Longer')}: {against(records, 'Longer', here)}. So with these losses "
         f"{WORDS[len(records.histories['plain'].seeds)]} seeds don't show that the teacher is "
         f"worth more than the same compute spent on the student. `{best}` "
         f"closes {closed(records, best)} % of the gap to a teacher of {100 * records.teacher:.1f} %, "
