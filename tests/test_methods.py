@@ -504,6 +504,22 @@ def test_a_first_phase_leaves_alone_what_waits(spec, waits, learns, dot, tiny, t
     assert all(any(name.startswith(part) for name in later) for part in waits)
 
 
+def test_with_dot_a_first_phase_decays_what_either_loss_reaches(tiny, teacher):
+    """The regressor is reached by the knowledge alone, and decay goes with the labels' momentum."""
+
+    def regressor(decay):
+        recipe = Recipe(epochs=10, batch_size=16, weight_decay=decay, dot=0.05)
+        who = transfer.make("FitNet(original=True)", teacher)
+        program = Program(networks("ResNet8x0.25", tiny, recipe), tiny, who, recipe, fused=False)
+        state = program.start([0])
+        state, _ = program.step(state, program.order(state), program.frozen, program.pictures)
+        return state.params["distiller"]["regressor"]
+
+    pairs = zip(*(jax.tree.leaves(regressor(decay)) for decay in (0.0, 0.1)), strict=True)
+    kernels = [(a, b) for a, b in pairs if a.ndim > 1]
+    assert kernels and not any(np.allclose(a, b, rtol=1e-3) for a, b in kernels)
+
+
 def test_without_a_phase_all_parameters_decay(tiny, teacher):
     """As in PyTorch, those that the loss doesn't reach too: here the student's classifier."""
     recipe = Recipe(batch_size=16, weight_decay=0.1)
