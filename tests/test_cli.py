@@ -383,6 +383,7 @@ def test_a_table_takes_records_that_are_there_and_own_methods(tmp_path, capsys, 
     assert fits[-1] == f"{mine}:gap"  # another loss by the same name is another run
 
 
+@pytest.mark.slow
 @pytest.mark.tfds
 def test_the_original_command_trains_evaluates_and_resumes_on_cifar10(cifar10, tmp_path):
     """The command of the original README, on fewer pictures and for fewer epochs."""

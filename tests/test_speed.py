@@ -137,6 +137,7 @@ def calls() -> tuple[float, float]:
     return fastest(program.step), fastest(jax.jit(lambda *arguments: arguments[0]))
 
 
+@pytest.mark.slow
 def test_python_takes_little_of_a_step():
     """Less than 3 ms; on a busy machine, less than three times what handing arrays on takes.
 
