@@ -200,7 +200,9 @@ def short() -> str:
         f"{len(embedded.histories) - 1} comparisons. On CIFAR-10 at reduced scale, plain training for twice as "
         "long can't be told from soft logits with attention. With the original's pair and all of CIFAR-10, but "
         f"{epochs} epochs in place of 200, attention transfer gains {verdict(pair, attention, 'better')} points over "
-        f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations. At full scale "
+        f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations; "
+        f"`CATKD`, which transfers class activation maps, gains {verdict(pair, 'CATKD', 'better')} and "
+        f"{verdict(pair, 'CATKD', 'better', SAME_WORK)}, and closes {closed(pair, 'CATKD')} % of the gap to its teacher. At full scale "
         f"{'the table below says' if full else 'nothing has been measured yet'}."
     )
 
@@ -311,13 +313,15 @@ def pair_says() -> str:
     above = History.load(HERE / "short" / "demo" / compare.TEACHER)
     ahead = judged(records, "better", SAME_WORK)
     require(best in ahead, f"{ahead} beat {SAME_WORK}: rewrite this")
+    again = [n for n in here if n in judged(recorded("reduced/offline"), "better", "Longer")]
+    require(again == ["CATKD"], f"{again} beat twice the epochs at reduced scale: rewrite this")
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, SAME_WORK])}. Against "
         f"`{SAME_WORK}`, the plain student with half as many epochs again, {work(records, above, SAME_WORK)}: "
         f"{against(records, SAME_WORK, here)}. So over so few epochs this teacher, once it is there, is worth more "
-        f"than the same compute spent on the student, by {quoted(ahead)}; at the reduced scale no method of this "
-        "table showed that. "
+        f"than the same compute spent on the student, by {quoted(ahead)}; of these, only `CATKD` "
+        f"showed that at the reduced scale too. Against attention transfer: {against(records, 'AT(beta=1000)', ['CATKD'])}. "
         f"`{best}` closes {closed(records, best)} % of the gap to "
         f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %. Such short runs say how "
         "fast a student learns, not where it ends, and part of the gains may be the start of the blocks, as it "
