@@ -99,16 +99,19 @@ def calibration(histories: dict[str, History]):
     return figure
 
 
+def timed(histories: dict[str, History]) -> dict[str, History]:
+    """Those whose times can be compared: measured on the device of the first."""
+    device = next(iter(histories.values())).protocol["device"]
+    return {n: each for n, each in histories.items() if each.protocol["device"] == device}
+
+
 def cost(histories: dict[str, History]):
     """Training time, the first of ``histories`` being its unit, and accuracy; cheapest on top.
 
-    Methods that none as cheap beats are in blue. Those of another device than the first's have no
-    comparable time and are left out.
+    Methods that none as cheap beats are in blue. Those without a comparable time are left out.
     """
     first, base = next(iter(histories.items()))
-    device = base.protocol["device"]
-    histories = {n: each for n, each in histories.items() if each.protocol["device"] == device}
-    ordered = dict(sorted(histories.items(), key=lambda item: item[1].seconds()))
+    ordered = dict(sorted(timed(histories).items(), key=lambda item: item[1].seconds()))
     means = np.array([history.last().mean() for history in ordered.values()])
     colours = np.where(np.maximum.accumulate(means) == means, plots.COLOURS[0], "0.5").tolist()
     labels = f"training time, times that of {first}", "test accuracy (%)"

@@ -315,6 +315,11 @@ def pair_says() -> str:
     require(best in ahead, f"{ahead} beat {SAME_WORK}: rewrite this")
     again = [n for n in here if n in judged(recorded("reduced/offline"), "better", "Longer")]
     require(again == ["CATKD"], f"{again} beat twice the epochs at reduced scale: rewrite this")
+    own = metrics.interval(records.histories[best].last())
+    require(
+        abs(own.mean - records.teacher) < own.half,
+        f"{best} can be told from its teacher: rewrite this",
+    )
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, SAME_WORK])}. Against "
@@ -323,7 +328,8 @@ def pair_says() -> str:
         f"than the same compute spent on the student, by {quoted(ahead)}; of these, only `CATKD` "
         f"showed that at the reduced scale too. Against attention transfer: {against(records, 'AT(beta=1000)', ['CATKD'])}. "
         f"`{best}` closes {closed(records, best)} % of the gap to "
-        f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %. Such short runs say how "
+        f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %; "
+        f"its own accuracy, {own} %, can't be told from that (the share is paired with the plain student's seeds, and narrower for it). Such short runs say how "
         "fast a student learns, not where it ends, and part of the gains may be the start of the blocks, as it "
         "was at the reduced scale. Other work shared the cores at times, so times are rough."
     )
