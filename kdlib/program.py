@@ -1,5 +1,6 @@
 """The jitted functions of training: the recipe, the state, one step, one epoch."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -137,6 +138,7 @@ class Program:
         frozen.eval() if not transfer.frozen_training else frozen.train()
         self.frozen_graph, frozen_state = nnx.split(frozen)
         self.frozen = everywhere(nnx.to_pure_dict(frozen_state))
+        self._modules = functools.lru_cache(1)(self._modules)  # seed 0's: graph, record, first run
         modules = self._modules(0)
         self.graph = nnx.graphdef(modules)
         # While a first phase's loss doesn't reach a parameter, decay would only make it fade.

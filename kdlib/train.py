@@ -113,7 +113,7 @@ def fit(
     recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
     mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
-    record = History(config, _protocol(program, data), seeds)
+    record = History(config, _protocol(program, transfer, data), seeds)
     if run_dir:
         run_dir = pathlib.Path(run_dir).expanduser()
         claim(run_dir, config | {"fused": fused})  # one state for all seeds, or one for each
@@ -235,17 +235,15 @@ def _check(student, data, transfer, recipe, seeds):
                 f"{data.num_classes}: take one for this data")  # fmt: skip
 
 
-def _protocol(program: Program, data: Dataset) -> dict:
+def _protocol(program: Program, transfer: Supervised, data: Dataset) -> dict:
     """How a run is measured: sizes of what is used and of what is trained, passes per step."""
-    state = program.init(0)
-    student = models.cost(program.trained(state).student, data.image_shape)
-    used = _deployed(program, [state])[0]
-    sizes = [leaf.size for leaf in jax.tree.leaves(state.params)]
-    return {"reported": "last epoch", "views": program.transfer.views, "fused": program.fused,
-        "versions": history.versions(), "trained_parameters": sum(sizes), **student._asdict(),
-        "deployed_parameters": models.cost(used, data.image_shape).parameters,
-        "student_passes": program.transfer.passes[0], "teacher_passes": program.transfer.passes[1],
-        "epochs": program.epochs, "generations": program.transfer.generations}  # fmt: skip
+    state, cost = program.init(0), lambda network: models.cost(network, data.image_shape)
+    student, used = cost(program.trained(state).student), cost(_deployed(program, [state])[0])
+    return {"reported": "last epoch", "views": transfer.views, "fused": program.fused,
+        "versions": history.versions(), **student._asdict(), "epochs": program.epochs,
+        "trained_parameters": sum(map(jnp.size, jax.tree.leaves(state.params))),
+        "deployed_parameters": used.parameters, "generations": transfer.generations,
+        "student_passes": transfer.passes[0], "teacher_passes": transfer.passes[1]}  # fmt: skip
 
 
 def claim(run_dir: pathlib.Path, config: dict) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from PIL import Image
 
 import kdlib
 import train_w_kd
@@ -306,16 +307,19 @@ STATE = "state-seed-0.safetensors"
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """The smoke preset's networks on 64 shapes, and an untrained teacher's file."""
-    chosen = preset("smoke")
-    data = kdlib.load("shapes")
-    teacher = kdlib.models.build(chosen.teacher, 10, mean=data.mean, std=data.std, seed=3)
-    file = tmp_path_factory.mktemp("teacher") / "teacher"
-    facts = {"architecture": chosen.teacher, "classes": list(data.classes)}
-    checkpoint.save_network(file, teacher, facts)
-    return f"--student_arch {chosen.student} --dataset shapes --subset 64 --batch_size 32 " \
-           f"--train_epoch 2 --no-do_log --val_batch_size 1000 --teacher_param {file}"  # fmt: skip
+def smoke(tiny, tmp_path_factory):
+    """The smoke preset's networks on a folder of 64 tiny pictures, and an untrained teacher's."""
+    chosen, root = preset("smoke"), tmp_path_factory.mktemp("smoke")
+    for part, split in (("train", tiny.train), ("test", tiny.test)):
+        for i, (picture, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = root / "tiny" / part / tiny.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{i:02}.png")
+    teacher = kdlib.models.build(chosen.teacher, 4, mean=tiny.mean, std=tiny.std, seed=3)
+    facts = {"architecture": chosen.teacher, "classes": list(tiny.classes)}
+    checkpoint.save_network(root / "teacher", teacher, facts)
+    return f"--student_arch {chosen.student} --dataset {root / 'tiny'} --batch_size 32 " \
+           f"--train_epoch 2 --no-do_log --teacher_param {root / 'teacher'}"  # fmt: skip
 
 
 @pytest.mark.slow

@@ -115,6 +115,16 @@ def test_a_step_is_traced_once(fused):
     assert len(traced) == 1
 
 
+def test_a_network_is_made_once_for_each_seed():
+    """The first seed's also gives a program its structure, and a record its sizes."""
+    made = []
+    network = lambda name, seed: made.append(seed) or models.build("ResNet8x0.25", 4, seed=seed)
+    program = Program(network, noise(), kdlib.Supervised(), kdlib.Recipe(batch_size=32), False)
+    for seed in (0, 0, 1):
+        program.init(seed)
+    assert made == [0, 1]
+
+
 def calls() -> tuple[float, float]:
     """Seconds that calling a step of ResNet-56, taught by ResNet-56, takes of the thread; and
     calling a program that only hands its arrays on."""
