@@ -193,6 +193,7 @@ def short() -> str:
     both, attention = "SoftLogits + AT(beta=1000)", "AT(beta=1000)"
     verdict(cifar, both, "inconclusive", "Longer")
     full = (HERE / "full" / "demo" / "records.json").exists()
+    teacher = History.load(HERE / "short" / "demo" / compare.TEACHER)
     return (
         "**In short.** On 256 labelled pictures, a teacher that has seen more helps: "
         f"{quoted(kept(embedded, 'Longer'))} beat plain training for twice as long by more than chance, over "
@@ -201,8 +202,9 @@ def short() -> str:
         "long can't be told from soft logits with attention. With the original's pair and all of CIFAR-10, but "
         f"{epochs} epochs in place of 200, attention transfer gains {verdict(pair, attention, 'better')} points over "
         f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations; "
-        f"`CATKD`, which transfers class activation maps, gains {verdict(pair, 'CATKD', 'better')} and "
-        f"{verdict(pair, 'CATKD', 'better', SAME_WORK)}, and closes {closed(pair, 'CATKD')} % of the gap to its teacher. At full scale "
+        f"`OFD`, which transfers maps from before the ReLU, gains {verdict(pair, 'OFD', 'better')} and "
+        f"{verdict(pair, 'OFD', 'better', SAME_WORK)}, and closes {closed(pair, 'OFD')} % of the gap to its teacher of "
+        f"{WORDS[teacher.protocol['epochs']]} epochs. At full scale "
         f"{'the table below says' if full else 'nothing has been measured yet'}."
     )
 
@@ -312,24 +314,27 @@ def pair_says() -> str:
     best = max(here, key=lambda name: records.histories[name].last().mean())
     above = History.load(HERE / "short" / "demo" / compare.TEACHER)
     ahead = judged(records, "better", SAME_WORK)
-    require(best in ahead, f"{ahead} beat {SAME_WORK}: rewrite this")
     again = [n for n in here if n in judged(recorded("reduced/offline"), "better", "Longer")]
-    require(again == ["CATKD"], f"{again} beat twice the epochs at reduced scale: rewrite this")
-    own = metrics.interval(records.histories[best].last())
     require(
-        abs(own.mean - records.teacher) < own.half,
-        f"{best} can be told from its teacher: rewrite this",
+        best in again and {*again} < {*ahead},
+        f"{ahead} beat {SAME_WORK} here and {again} twice the epochs at reduced scale: rewrite this",
     )
+    own = metrics.interval(records.histories[best].last())
+    above_it = own.mean - own.half > records.teacher
+    require(above_it, f"{best} is not above its teacher: rewrite this")
+    rest = [name for name in again if name != best]
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, SAME_WORK])}. Against "
         f"`{SAME_WORK}`, the plain student with half as many epochs again, {work(records, above, SAME_WORK)}: "
         f"{against(records, SAME_WORK, here)}. So over so few epochs this teacher, once it is there, is worth more "
-        f"than the same compute spent on the student, by {quoted(ahead)}; of these, only `CATKD` "
-        f"showed that at the reduced scale too. Against attention transfer: {against(records, 'AT(beta=1000)', ['CATKD'])}. "
+        f"than the same compute spent on the student, by {quoted(ahead)}; of these, only {quoted(again)} "
+        f"showed that at the reduced scale too. Against attention transfer: {against(records, 'AT(beta=1000)', again)}; "
+        f"against {quoted(rest)}: {against(records, rest[0], [best])}. "
         f"`{best}` closes {closed(records, best)} % of the gap to "
         f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %; "
-        f"its own accuracy, {own} %, can't be told from that (the share is paired with the plain student's seeds, and narrower for it). Such short runs say how "
+        f"its own accuracy, {own} %, is above that of this one network, whose other seeds were not trained (the share is "
+        "paired with the plain student's seeds, and varies with them). Such short runs say how "
         "fast a student learns, not where it ends, and part of the gains may be the start of the blocks, as it "
         "was at the reduced scale. Other work shared the cores at times, so times are rough."
     )
