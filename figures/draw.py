@@ -322,7 +322,7 @@ def pair_says() -> str:
     own = metrics.interval(records.histories[best].last())
     above_it = own.mean - own.half > records.teacher
     require(above_it, f"{best} is not above its teacher: rewrite this")
-    rest = [name for name in again if name != best]
+    (second,) = (name for name in again if name != best)
     return (
         f"Against the plain student ({accuracy(records, 'plain')} %), paired by seed: "
         f"{against(records, 'plain', [*here, SAME_WORK])}. Against "
@@ -330,7 +330,7 @@ def pair_says() -> str:
         f"{against(records, SAME_WORK, here)}. So over so few epochs this teacher, once it is there, is worth more "
         f"than the same compute spent on the student, by {quoted(ahead)}; of these, only {quoted(again)} "
         f"showed that at the reduced scale too. Against attention transfer: {against(records, 'AT(beta=1000)', again)}; "
-        f"against {quoted(rest)}: {against(records, rest[0], [best])}. "
+        f"against `{second}`: {against(records, second, [best])}. "
         f"`{best}` closes {closed(records, best)} % of the gap to "
         f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %; "
         f"its own accuracy, {own} %, is above that of this one network, whose other seeds were not trained (the share is "
