@@ -75,9 +75,8 @@ def load_teacher(chosen: Preset, data: Dataset, run_dir=None, seeds=1, on_epoch=
                 f"teacher with train.py --arch {chosen.teacher} --publish {path.name} or "
                 "kdlib.compare --train_teacher DIR, or choose the preset workshop")  # fmt: skip
         return network
-    run = fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
-              label="teacher", devices=devices, on_epoch=on_epoch)  # fmt: skip
-    return run.student
+    return fit(chosen.teacher, data, recipe=chosen.teacher_recipe, seeds=seeds, run_dir=run_dir,
+               label="teacher", devices=devices, on_epoch=on_epoch).student  # fmt: skip
 
 
 def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib.Path, record,

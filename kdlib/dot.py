@@ -11,6 +11,7 @@ def dot(decay, schedule, momentum: float, delta: float) -> optax.GradientTransfo
     The task's buffer (weight decay included) has momentum ``momentum − delta``, the knowledge's
     ``momentum + delta``; the update is minus the learning rate times their sum, without Nesterov's
     step, whatever the recipe says. A parameter that only one loss reaches has that one's momentum.
+    Differs from the authors' code, where such a parameter keeps ``momentum``, with its decay.
 
     Reference:
         Zhao et al., "DOT: A Distillation-Oriented Trainer", ICCV 2023, arXiv:2307.08436;

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from kdlib import parallel
+from kdlib import distillers, parallel
 from kdlib.data import Batch, Dataset, Pictures, crop_and_flip
 from kdlib.dot import dot
 from kdlib.models.convolution import compiled
@@ -23,7 +23,7 @@ from kdlib.transfer import Setup, Supervised
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the defaults are the original cookbook's.
+    """How a network is trained; by default as in the original, but that every picture is shifted.
 
     Attributes:
         epochs, batch_size: passes over the training pictures, pictures per step.
@@ -145,9 +145,8 @@ class Program:
         phased = any(getattr(module, "pretrain", 0.0) for module in vars(modules).values())
         self.decays = lambda p, *g: jnp.where(sum(x.any() for x in g), p, 0.0) if phased else p
         modules.eval()
-        self.eval_graph = nnx.graphdef(modules)
         frozen.eval()
-        self.frozen_eval_graph = nnx.graphdef(frozen)
+        self.eval_graph, self.frozen_eval_graph = map(nnx.graphdef, (modules, frozen))
         logits = lambda variables, images: self.deployed(*variables)(images).logits
         self.score = scorer(logits, recipe.eval_batch_size, fused, self.mesh)
         if fused:
@@ -162,6 +161,9 @@ class Program:
         setup = Setup(seed, student, self.network, self.pictures.labels, self.classes,
                       self.image_shape)  # fmt: skip
         modules = Modules({"student": student, **self.transfer.trained(setup)})
+        # A first phase lasts an epoch at least, else in short runs there would be none.
+        for part in (p for _, p in nnx.iter_graph(modules) if isinstance(p, distillers.Distiller)):
+            part.pretrain = part.pretrain and max(part.pretrain, 1 / max(self.recipe.epochs, 2))
         modules.train()
         return modules
 

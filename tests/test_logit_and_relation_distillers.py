@@ -294,6 +294,15 @@ def test_the_weight_is_the_variants_unless_given():
 # --- extremes of relations
 
 
+def test_pkt_is_finite_for_two_opposite_pictures():
+    """Their cosine is -1, or by rounding below."""
+    e, *others = jax.random.normal(jax.random.key(0), (3, 400, 5))
+    loss = lambda pair, other: on_embeddings(PKT(), other)(pair)
+    pairs = jnp.stack([e, -e], 1), jnp.stack(others, 1)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(loss)))(*pairs)
+    assert np.isfinite(value).all() and np.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("method", [SP(), CC(), PKT(), RKD()], ids=lambda m: type(m).__name__)
 def test_one_picture_has_no_relations(method):
     student, teacher = some(0, n=1), some(1, n=1)

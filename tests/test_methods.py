@@ -1,5 +1,6 @@
 """Every method of every family: golden values of the losses, training, kills, resuming."""
 
+import functools
 import json
 import shutil
 import types
@@ -22,6 +23,7 @@ from kdlib.presets import TABLES, preset
 from kdlib.program import Program, Recipe, dot
 from kdlib.train import networks
 from kdlib.transfer import Offline, Setup, collaborative_target, virtual_teacher
+from kdlib.transfer.offline import taught
 
 S, T, Y = golden.student_logits(), golden.teacher_logits(), jnp.asarray(golden.LABELS)
 
@@ -179,6 +181,9 @@ def test_losses_of_bfloat16_logits_are_computed_in_float32():
     np.testing.assert_allclose(found, kl(far[1], far[0], 1.0), rtol=1e-3)
     task = transfer.cross_entropy(half(S), jnp.asarray(Y))
     np.testing.assert_allclose(task, ce(np.asarray(half(S), float)), rtol=1e-5)
+    lesson = lambda z: loss_of("TfKD", student=shows(z)).parts["knowledge"]
+    wide = half(30 * S)
+    np.testing.assert_allclose(lesson(wide), lesson(wide.astype(jnp.float32)), rtol=1e-5)
 
 
 def test_logits_of_a_borrowed_classifier_are_not_standardised():
@@ -281,11 +286,29 @@ def test_what_is_still_is_moved_by_nothing_but_its_rule(tiny):
 
 
 def test_simkd_is_tested_with_its_projector(tiny, teacher):
-    run = kdlib.fit("ResNet8x0.25", tiny, Offline(teacher, distillers.make("SimKD")),
-                    Recipe(epochs=1, batch_size=32), progress=False)  # fmt: skip
+    fit = functools.partial(kdlib.fit, "ResNet8x0.25", tiny, progress=False,
+                            recipe=Recipe(epochs=1, batch_size=32))  # fmt: skip
+    run = fit(Offline(teacher, distillers.make("SimKD")))
     found = kdlib.evaluate(run.student, tiny.test)["accuracy"]
     assert found == pytest.approx(run.history.last()[0])
     assert run.history.protocol["trained_parameters"] > run.history.protocol["parameters"]
+    for needs in ("SRRL", "CATKD", "SimKD"):  # its classifier belongs to the projector's maps
+        with pytest.raises(ValueError, match="classifier"):
+            fit(transfer.make(needs, run.student))
+
+
+def test_a_teacher_learns_nothing_by_its_own_classifier_in_the_student(tiny, teacher):
+    """FT's first phase wakes the cross-entropy of SimKD, which predicts with that classifier."""
+    lesson, shown = distillers.make("FT + SimKD"), teacher(jnp.asarray(tiny.train.images[:8]))
+    lesson.prepare(shown, shown, nnx.Rngs(0), Y)
+    batch = Batch(None, jnp.arange(8) % 4, jnp.arange(8), 0.01)
+
+    def loss(kernel):
+        above = shown._replace(head=(kernel, shown.head[1]))
+        found = taught(nnx.clone(lesson), shown, above, batch)
+        return found.task + found.knowledge
+
+    assert lesson.weights(0.01)[0] > 0 and not jax.grad(loss)(shown.head[0]).any()
 
 
 # --- every method trains, is killed, and resumes, through the real command line
@@ -479,6 +502,21 @@ def test_a_first_phase_has_its_whole_number_of_epochs(share, epochs):
     silent.pretrain_ce, silent.ce_weight = 0.0, 1.0
     ce = jax.jit(lambda step: silent.weights((step + 1) / epochs)[0])
     assert sum(float(ce(jnp.int32(step))) == 0 for step in range(epochs)) == round(share * epochs)
+
+
+@pytest.mark.parametrize(("spec", "epochs", "phase"), [
+    ("AB", 80, 8), ("AB", 4, 1), ("AB", 1, 0), ("FT", 8, 1), ("SoftLogits", 4, 0),
+    ("FSP(original=True)", 4, 1), ("FitNet(original=True) + SoftLogits", 4, 1),
+])  # fmt: skip
+def test_a_first_phase_lasts_an_epoch_at_least(spec, epochs, phase, tiny, teacher):
+    """In a run of eight epochs a ninth of it would be none, and AB plain training by its name."""
+    who, recipe = transfer.make(spec, teacher), Recipe(epochs=epochs, batch_size=16)
+    program = Program(networks("ResNet8x0.25", tiny, recipe), tiny, who, recipe, fused=False)
+    lesson = program.trained(program.start([0])).distiller
+    for part in (lesson, *getattr(lesson, "parts", ())[:1]):
+        done = (np.arange(epochs) + 1) / epochs
+        assert (done <= part.pretrain + 1e-4).sum() == phase
+    assert who.spec == transfer.make(spec).spec  # by which a run is known
 
 
 @pytest.mark.parametrize(("spec", "waits", "learns", "dot"), [

@@ -30,7 +30,7 @@ class Distiller(nnx.Module):
     invariances: tuple[str, ...] = ()  # changes of both (of check.CHANGES) that leave it alone
     any_order: bool = True  # the order of the pictures in a batch leaves it alone
     warmup: float = 0.0  # share of the run in which its weight grows linearly to its value
-    pretrain: float = 0.0  # share of the run, at its start, when a sum's other parts are silent
+    pretrain: float = 0.0  # share of the run (an epoch or more) when a sum's others are silent
     pretrain_ce: float = 0.0  # weight of the cross-entropy in that time
     afterwards: float = 1.0  # factor on the weight of the knowledge after that time
     views: int = 1  # 2 for a loss that also compares a strongly augmented view (batch.extra)

@@ -8,7 +8,7 @@ from kdlib.distillers.cc import INVARIANCES, cosines
 
 def neighbours(*, embedding: Array) -> Array:
     """How likely picture i picks j: ``(1 + cosine_ij) / 2`` over its sum, ``[n, d]`` → [n, n]."""
-    near = (cosines(embedding=embedding) + 1) / 2
+    near = jnp.maximum(cosines(embedding=embedding) + 1, 0) / 2  # not below, by rounding
     return near / near.sum(-1, keepdims=True)
 
 

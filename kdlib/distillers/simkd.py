@@ -19,20 +19,22 @@ class Reused(nnx.Module):
     def __call__(self, images):
         outputs = self.student(images)
         embedding = self.projector(outputs.features[-1]).mean((1, 2))  # (n, d of the teacher)
-        return outputs._replace(logits=self.classifier(embedding), embedding=embedding)
+        return outputs._replace(logits=self.classifier(embedding), embedding=embedding, head=())
 
 
 class SimKD(Distiller):
-    """``mean (projector(f_s) − f_t)²`` on the last maps, the larger one pooled, and no labels.
+    """``mean (projector(f_s) − f_t)²`` on the last maps, the larger one pooled, no labels.
 
     What predicts is the student's body, the projector and the teacher's classifier: see
-    :meth:`deploy`, and count the parameters of all three. ValueError if the teacher shows none.
+    :meth:`deploy`, and count the parameters of all three. ValueError if the teacher shows none; it
+    has to hold it as ``classifier``.
 
     Args:
         factor: by how much the projector's middle is narrower than the teacher's map, from 1.
 
     Reference:
         Chen et al., CVPR 2022, arXiv:2203.14001; DefangChen/SimKD:models/util.py, helper/loops.py.
+        Differs from the latter, which pools a larger student's map before the projector.
     """
 
     ce_weight, zero_at_match = 0.0, False

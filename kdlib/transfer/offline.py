@@ -28,7 +28,7 @@ def prepared(distiller: Distiller, setup: Setup, student, teacher, offline=False
 
 def taught(distiller: Distiller, student, teacher, batch: Batch) -> Loss:
     """The loss of a student that learns from labels and, by a distiller, from a teacher."""
-    logits = distiller.logits(student, teacher)
+    logits = distiller.logits(student, jax.lax.stop_gradient(teacher))
     ce = cross_entropy(logits, batch.labels)
     knowledge = distiller(student, teacher, batch.labels, batch)
     ce_weight, weight = distiller.weights(batch.progress)

@@ -34,7 +34,8 @@ class ONE(Supervised):
     """``Σ CE_i + CE_gated + w · Σ T² · KL(gated ‖ branch_i)``: the ensemble teaches its branches.
 
     The student's stages but the last are shared; its own last stage is the first branch and what
-    is used afterwards. ``w = exp(−5 (1 − progress/ramp)²)`` until ``ramp`` of the run, then 1.
+    is used afterwards. ``w = exp(−5 (1 − progress/ramp)²)`` until ``ramp`` of the run, then 1. The
+    student has to be a network of :mod:`kdlib.models`.
 
     Args:
         branches: how many last stages, the student's included; at least 2.

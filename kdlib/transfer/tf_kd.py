@@ -54,7 +54,7 @@ class TfKD(Supervised):
         self.virtual_teacher = virtual_teacher
 
     def loss(self, trained, frozen, batch):
-        logits = trained.student(batch.images).logits
+        logits = trained.student(batch.images).logits.astype(jnp.float32)
         kind = {"temperature": self.temperature, "how": self.virtual_teacher}
         teacher = virtual_teacher(labels=batch.labels, classes=logits.shape[-1], **kind)
         divergence = (teacher * (jnp.log(teacher) - jax.nn.log_softmax(logits))).mean()
