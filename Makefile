@@ -68,10 +68,12 @@ PRESET  ?= full
 SEEDS   ?= 5
 DATASET ?= cifar10
 TABLES  ?= demo offline online self
+# README shows what is in figures/; of other data than CIFAR-10 that is not to be.
+FIGURES ?= $(if $(filter cifar10 CIFAR10,$(DATASET)),figures/$(PRESET),runs/$(PRESET)/figures)
 reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epochs, five seeds
 	$(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
 	    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher --table $(TABLES) \
-	    --out runs/$(PRESET) --figures "figures/$(PRESET)/{table}"
+	    --out runs/$(PRESET) --figures "$(FIGURES)/{table}"
 	$(RUN) -m figures.draw
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -150,10 +150,12 @@ def train_and_report(name: str, transfer, options, data) -> None:
         fresh = networks(name, data, recipe_of(options))
         load = lambda: load_network(options.trained_param, name, options, data)[0]
         student = lambda seed: load() if seed in seeds else fresh(None, seed)  # peers start afresh
-        weights = checkpoint.digest(load())  # errors come before any training
-        student.__name__ = f"{name} from {options.trained_param} ({weights})"
+        # Its weights are read here too, so that errors come before any training.
+        student.__name__ = f"{name} from {options.trained_param} ({checkpoint.digest(load())})"
     run_dir = options.train_path
     require(not run_dir.is_file(), f"--train_path {run_dir} is a file: give a folder")
+    more = getattr(transfer, "ensemble", getattr(getattr(transfer, "distiller", 0), "deploys", 0))
+    require(not (more and options.publish), "leave out --publish: what this trains has no name")
     method = getattr(options, "distiller", None)  # as it was typed
     log = tensorboard.Writer(run_dir) if options.do_log else None
     run = fit(student, data, transfer, recipe_of(options), seeds=seeds, run_dir=run_dir,

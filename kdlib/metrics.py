@@ -50,7 +50,7 @@ def compare(values, baseline) -> tuple[Interval, str]:
     values, baseline = np.asarray(values, float), np.asarray(baseline, float)
     require(len(values) == len(baseline), f"{len(values)} and {len(baseline)}: take the same seeds")
     difference = interval(values - baseline)
-    if not abs(difference.mean) > difference.half > 0:  # nan is neither
+    if not abs(difference.mean) > difference.half > 1e-6:  # nan is neither; less is rounding
         return difference, "inconclusive"
     return difference, "better" if difference.mean > 0 else "worse"
 

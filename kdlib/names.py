@@ -67,17 +67,16 @@ def _build(node, text, kind, table, wrap, own):
     require(name.id in own or name.id in table, unknown(kind, name.id, table))
     found = load_object(own[name.id]) if name.id in own else table[name.id]
     require(callable(found), f"{text} is {found!r}: give a function or a class")
-    values, accepted = {}, settings(found)
+    values, accepted, label = {}, settings(found), own.get(name.id, name.id)
     for keyword in getattr(node, "keywords", []):
         try:
             value = keyword.value
             is_object = isinstance(value, ast.Call | ast.Name | ast.BinOp)
             values[keyword.arg] = again(value) if is_object else ast.literal_eval(value)
         except ValueError as error:
-            raise ValueError(f"{name.id}: {keyword.arg} must be a plain value ({error})") from error
+            raise ValueError(f"{label}: {keyword.arg} must be a plain value ({error})") from error
     shared = {k: values.pop(k) for k in ("warmup", "pretrain") if k in values}
     known = ", ".join(f"{p.name}={p.default!r}" for p in accepted.values()) or "none"
-    label = own.get(name.id, name.id)
     for setting, value in values.items():
         require(setting in accepted, f"{label} has no setting '{setting}': it takes {known}")
         fits = name.id in own or _is(value, accepted[setting].annotation)

@@ -136,8 +136,7 @@ def markdown(rows: list[list[str]]) -> Table:
     """Rows of text (the first is the head) as a Markdown table, padded to line up."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     head, *lines = (f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
-    rule = "|".join("-" * (width + 2) for width in widths)
-    return Table("\n".join([head, f"|{rule}|", *lines]))
+    return Table("\n".join([head, f"|{'|'.join('-' * (n + 2) for n in widths)}|", *lines]))
 
 
 def protocol(history: History) -> str:

@@ -195,8 +195,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
         record.ran(device=history.device(program.mesh.size), code=history.code())
     for epoch in range(first, program.epochs):
         if epoch and epoch % recipe.epochs == 0:
-            generation = epoch // recipe.epochs
-            state = program.transfer.next_generation(state, start(generation))
+            state = program.transfer.next_generation(state, start(epoch // recipe.epochs))
         started = time.monotonic()
         state, sums = program.run_epoch(state, shown)
         sums = {name: np.atleast_1d(value) for name, value in jax.device_get(sums).items()}
@@ -209,6 +208,7 @@ def _train_group(program, group, record, run_dir, shown, on_epoch) -> list[Train
                 values[f"{name}_accuracy"], values[f"{name}_loss"] = score[place]
             record.append(seed, values | {"seconds": seconds})
         if file:
+            claim(run_dir, record.config | {"fused": fused})  # no other run has saved here since
             curves = {k: [curves[i] for i in places] for k, curves in record.curves.items()}
             facts = {k: record.protocol[k] for k in ("device", "code")}
             checkpoint.save_tree(file, state, facts | {"epoch": epoch + 1, "curves": curves})
@@ -253,9 +253,9 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
         ValueError: another run is there; the message names the settings that differ.
     """
     path = run_dir / "config.json"
-    if not (path.exists() and any(run_dir.glob("[hs]*"))):  # no history, state, student
-        files.write_text(path, json.dumps(config, indent=1))
-        return
+    if not any(run_dir.glob("[hs][it]*")):  # no history, state, student
+        return files.write_text(path, json.dumps(config, indent=1))
+    require(path.exists(), f"{run_dir} holds a run without its {path.name}: choose another folder")
     settings = json.loads(path.read_text()), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in

@@ -107,6 +107,9 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     for name in ("nets/mine", "mine.safetensors", "..", "."):
         command = shlex.join(distil(pets, teacher_file, out, f"--publish {name}"))
         assert "is not a bare name" in refused(train_w_kd.main, command, capsys)
+    for more in ("SimKD", "'BornAgain(ensemble=True)' --transfer SelfDistillation"):
+        command = shlex.join(distil(pets, teacher_file, out, f"--publish mine --distiller {more}"))
+        assert "leave out --publish" in refused(train_w_kd.main, command, capsys)
     command = shlex.join(distil(pets, teacher_file, out, "--distiller no_such_module:loss"))
     assert "No module named 'no_such_module'" in refused(train_w_kd.main, command, capsys)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as where it isn't installed

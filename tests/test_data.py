@@ -30,6 +30,15 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "below"))
+    made = lambda: ("drawn", ("a", "b"), {"x": np.zeros(2)})
+    assert sources.cached("key", made)[1] == ("a", "b")
+    monkeypatch.setenv("KDLIB_CACHE", "")  # as if it weren't set
+    assert sources.cache_dir() == pathlib.Path("~/.cache/kdlib").expanduser()
+
+
 # --- the embedded set
 
 
@@ -609,6 +618,10 @@ def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
     with pytest.raises(ValueError, match="image_size"):
         data.load(str(root))
     assert data.load(str(root), image_size=16).image_shape == (16, 16, 3)
+    root = picture_folder(tmp_path / "two", {"train/cat": 4, "train/dog": 4})
+    picture_folder(root, {"test/cat": 1, "test/dog": 1}, side=16)
+    with pytest.raises(ValueError, match=r"\(12, 12, 3\), \(16, 16, 3\)"):
+        data.load(str(root))
     with pytest.raises(ValueError, match="shapes stays at 32 pixels"):
         data.load("shapes", image_size=16)
 
@@ -625,6 +638,9 @@ def test_resized_pictures_are_smooth():
         (None, FileNotFoundError, "no folder"),
         ({"cat": 0}, FileNotFoundError, "no pictures"),
         ({"cat": 5}, ValueError, "one class"),
+        ({"cat": 5, "dog": 5, "eel": 0}, ValueError, "of eel; add some"),
+        ({"cat": 5, "dog": 1, "eel": 1}, ValueError, "of dog, eel; add some"),
+        ({"train/cat": 5, "train/dog": 5, "test/cat": 5, "test/Dog": 5}, ValueError, "of dog; add"),
     ],
 )
 def test_unusable_folders_are_refused_in_one_line(tmp_path, layout, kind, message):
@@ -639,7 +655,10 @@ def test_unusable_folders_are_refused_in_one_line(tmp_path, layout, kind, messag
 def test_an_unreadable_picture_is_named(tmp_path):
     root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     whole = (root / "cat" / "000.png").read_bytes()
-    for content in (b"not a picture", whole[: len(whole) // 2]):
+    wide = io.BytesIO()
+    Image.fromarray(np.full((12, 12), 40_000, np.uint16)).save(wide, "PNG")
+    damaged = whole[:20] + b"????" + whole[24:]  # Pillow finds that a SyntaxError
+    for content in (b"not a picture", whole[: len(whole) // 2], damaged, wide.getvalue()):
         (root / "cat" / "broken.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"broken\.png"):
             data.load(str(root))

@@ -52,6 +52,9 @@ def test_verdicts_are_paired(values, verdict):
 def test_one_seed_is_never_a_verdict_and_unequal_seeds_are_refused():
     assert metrics.compare([0.9], [0.1])[1] == "inconclusive"
     assert metrics.compare([0.75, 0.5], [0.5, 0.25])[1] == "inconclusive"  # an interval of no width
+    pair = np.array([[0.62, 0.57], [0.60, 0.55]])  # nor has this, but for rounding
+    assert all(metrics.compare(*pair.astype(t))[1] == "inconclusive" for t in ("f4", "f8"))
+    assert metrics.compare([0.6201, 0.57], [0.60, 0.55])[1] == "better"  # one picture of 10,000
     assert metrics.compare([np.nan, 0.5], [0.5, 0.25])[1] == "inconclusive"
     with pytest.raises(ValueError, match="same seeds"):
         metrics.compare([0.9, 0.8], [0.1])

@@ -611,6 +611,25 @@ def test_a_finished_run_whose_states_are_gone_is_not_overwritten(tiny, teacher, 
         quick_fit(tiny, Offline(teacher, make("AT")), run_dir=tmp_path)
 
 
+def test_of_two_runs_begun_at_once_the_later_to_save_is_refused(tiny, tmp_path, monkeypatch):
+    """Until an epoch is saved, a folder is anyone's: the other's config replaced ours meanwhile."""
+    run_epoch, other = Program.run_epoch, replace(QUICK, learning_rate=0.1)
+
+    def meanwhile(program, state, progress):
+        monkeypatch.undo()
+        quick_fit(tiny, recipe=other, run_dir=tmp_path)
+        return run_epoch(program, state, progress)
+
+    monkeypatch.setattr(Program, "run_epoch", meanwhile)
+    with pytest.raises(ValueError, match=r"learning_rate is 0\.1 there and 0\.05 here"):
+        quick_fit(tiny, run_dir=tmp_path)
+    kept = kdlib.History.load(tmp_path / "history.json")
+    assert kept.config["recipe"]["learning_rate"] == 0.1 and kept.epochs == QUICK.epochs
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"without its config\.json"):
+        quick_fit(tiny, run_dir=tmp_path)
+
+
 def test_a_finished_run_says_what_it_was_trained_on(tiny, tmp_path, monkeypatch):
     """Asking for its record again, elsewhere or later, trains nothing."""
     run = lambda: quick_fit(tiny, seeds=2, run_dir=tmp_path).history.protocol

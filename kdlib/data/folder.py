@@ -15,7 +15,8 @@ def folder(path: pathlib.Path, image_size: int | None):
     Without a ``test`` folder every fifth picture of a class, in order of name, is its test set.
 
     Raises FileNotFoundError if there is no folder or no picture in it, ValueError for fewer than
-    two classes, an unreadable picture, or pictures of several sizes and no ``image_size``.
+    two classes, too few pictures of one, an unreadable picture, or pictures of several sizes and no
+    ``image_size``.
     """
     require(path.is_dir(), f"no folder {path}: give a set's name or a folder", FileNotFoundError)
     train = path / "train" if (path / "train").is_dir() else path
@@ -27,13 +28,14 @@ def folder(path: pathlib.Path, image_size: int | None):
     require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
     held_out = _list_pictures(test, classes) if test else [files[::5] for files in found]
     kept = found if test else [[f for i, f in enumerate(files) if i % 5] for files in found]
-    require(any(kept) and any(held_out), f"{path}: too few to train and test on; add some or test/")
-    arrays = {}
-    for split, found in (("train", kept), ("test", held_out)):
-        pictures = [_open(file) for files in found for file in files]
-        arrays[f"{split}_images"] = stack(pictures, image_size, str(path))
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes), dtype=np.int32),
-                                              [len(files) for files in found])  # fmt: skip
+    few = [name for name, *both in zip(classes, kept, held_out, strict=True) if not all(both)]
+    require(not few, f"{path}: too few to train and test on of {', '.join(few)}; add some or test/")
+    both, arrays = (kept, held_out), {}
+    pictures = [_open(file) for split in both for files in split for file in files]
+    pictures = np.split(stack(pictures, image_size, str(path)), [sum(map(len, kept))])
+    for split, found, images in zip(("train", "test"), both, pictures, strict=True):
+        arrays[f"{split}_images"], counts = images, [len(files) for files in found]
+        arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     order = np.random.default_rng(0).permutation(len(arrays["test_labels"]))  # no class comes first
     arrays |= {name: arrays[name][order] for name in ("test_images", "test_labels")}
     return f"folder {path.name}", tuple(classes), arrays
@@ -46,12 +48,13 @@ def _list_pictures(root, classes):
 
 
 def _open(file):
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        return np.asarray(Image.open(file).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{file} is not a readable picture: remove or replace it") from error
+        require((image := Image.open(file)).mode[0] not in "IF", "more than 8 bits for a colour")
+        return np.asarray(image.convert("RGB"))
+    except Exception as error:  # each of Pillow's readers has its own
+        raise ValueError(f"{file} is no picture ({error}): remove or replace it") from error
 
 
 def stack(pictures, image_size: int | None, where: str) -> np.ndarray:

@@ -41,7 +41,7 @@ CIFAR = {f"cifar{n}": {"megabytes": megabytes, "sha256": sha256, "urls": [
 
 def cache_dir() -> Path:
     """Where decoded data and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
-    return Path(os.environ.get("KDLIB_CACHE", "~/.cache/kdlib")).expanduser()
+    return Path(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib").expanduser()
 
 
 def cached(key: str, make):
@@ -51,7 +51,8 @@ def cached(key: str, make):
         arrays, told = checkpoint.load_arrays(file)
         return told["source"], tuple(told["classes"]), arrays
     source, classes, arrays = make()
-    checkpoint.save_tree(file, arrays, {"source": source, "classes": list(classes)})
+    with contextlib.suppress(OSError):  # a read-only one: made anew each time
+        checkpoint.save_tree(file, arrays, {"source": source, "classes": list(classes)})
     return source, tuple(classes), arrays
 
 
@@ -61,7 +62,7 @@ def tfds(name: str, data_dir: str | None, image_size: int | None):
     Raises FileNotFoundError if nothing is prepared and TensorFlow, which TFDS needs to prepare a
     set, isn't installed or the download failed; ValueError for no or no image classification set.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     prepared = sorted((root / name).rglob("dataset_info.json"))
     if not prepared and name in CIFAR:
         return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))

@@ -139,8 +139,8 @@ def _in_chunks(plain, x, kernel, gradient):
     """
     to_pictures = jax.vjp(lambda x: plain(x, kernel), x)[1](gradient)[0]
     to_kernel = lambda x, gradient: jax.vjp(lambda k: plain(x, k), kernel)[1](gradient)[0]
-    patches = math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])  # of one picture
-    size = max(1, PATCHES // patches)
+    # As many pictures as have PATCHES numbers in all their patches.
+    size = max(1, PATCHES // (math.prod(kernel.shape[:3]) * math.prod(gradient.shape[1:3])))
     parts = (slice(i, i + size) for i in range(0, len(x), size))
     return to_pictures, sum(to_kernel(x[part], gradient[part]) for part in parts)
 

@@ -75,8 +75,7 @@ class Make(NamedTuple):
 
     def norm(self, channels, ends_block=False):
         """Batch norm; with ``zero_init`` one that ends a residual block starts with scale 0."""
-        zero = ends_block and self.zero_init
-        scale = nnx.initializers.zeros if zero else nnx.initializers.ones
+        scale = nnx.initializers.zeros if ends_block and self.zero_init else nnx.initializers.ones
         return BatchNorm(channels, scale_init=scale, dtype=self.dtype, rngs=self.rngs)
 
 
