@@ -153,6 +153,14 @@ def versus(records, rivals) -> str:
     return str(report.markdown(rows))
 
 
+def legend(records, by: str = "seed") -> str:
+    """How the table of :func:`versus` is read."""
+    return (
+        f"Differences in points, paired by {by}; ▲ better, ▼ worse by an interval that excludes zero; bold: a gain that "
+        f"remains in Holm's correction for the {len(records.histories) - 1} comparisons of its column."
+    )
+
+
 def table(records) -> str:
     """The table of results and the line that says how they were measured."""
     found = report.results_table(records.histories, teacher=records.teacher)
@@ -262,7 +270,7 @@ def draws() -> str:
     records, one = report.recorded("draws"), report.recorded("shapes").histories["plain"].last()
     last = {name: history.last() for name, history in records.histories.items()}
     plain, count = last["plain"], WORDS[len(last["plain"])]
-    rivals, bold = ("plain", "SoftLogits", "Longer"), "remains in Holm's correction"
+    rivals = "plain", "SoftLogits", "Longer"
     require(plain.std() > one.std(), "draws add nothing to seeds: rewrite this")
     ahead = judged(records, "better", "Longer")
     lost = [
@@ -282,8 +290,7 @@ def draws() -> str:
         f"one draw above, {spread(one)}. The first holds both, seed and draw: if they add, the draw's part is "
         f"{100 * own:.1f} points, less than the seed's, and so few runs don't show that it is any (F test, p = {p:.2f})."
         f"\n\n{versus(records, rivals)}\n\n"
-        f"*{protocol(records)}. Differences in points, paired by draw and seed; ▲ better, ▼ worse by an interval "
-        f"that excludes zero; bold: a gain that {bold} for the {len(last) - 1} comparisons of its column.*\n\n"
+        f"*{protocol(records)}. {legend(records, 'draw and seed')}*\n\n"
         f"{quoted(ahead)} beat twice the epochs; those of {quoted(kept(records, 'Longer'))} remain in Holm's correction."
         + (
             f" Of those that did on one draw, {quoted(lost)} can't be told from it here."
@@ -334,8 +341,7 @@ def pair_says() -> str:
     verdict(records, best, "inconclusive", second)
     return (
         f"{versus(records, ('plain', SAME_WORK, 'AT(beta=1000)'))}\n\n"
-        "*Differences in points, paired by seed; ▲ better, ▼ worse by an interval that excludes zero; bold: a gain "
-        f"that remains in Holm's correction for the {len(records.histories) - 1} comparisons of its column.*\n\n"
+        f"*{legend(records)}*\n\n"
         f"`{SAME_WORK}` is the plain student with half as many epochs again, {work(records, above, SAME_WORK)}. "
         "So over so few epochs this teacher, once it is there, is worth more than the same compute spent on the "
         f"student, by {quoted(ahead)}; of these, only {quoted(again)} showed that at the reduced scale too. `{best}` "
@@ -393,8 +399,7 @@ def winners_say() -> str:
         "these pictures too, with their published weights (but `FSP`'s, which its sources train first and alone; to "
         "add it to the cross-entropy with weight 1 is ours):\n\n"
         f"{versus(records, ('plain', 'SoftLogits', 'Longer'))}\n\n"
-        "*Differences in points, paired by seed; ▲ better, ▼ worse by an interval that excludes zero; bold: a gain "
-        f"that remains in Holm's correction for the {len(records.histories) - 1} comparisons of its column.*\n\n"
+        f"*{legend(records)}*\n\n"
         f"Only `{second}` and `{best}` beat twice the epochs here too, and in Holm's correction "
         f"{quoted(kept(records, 'Longer'))} alone; `{best}` closes {closed(records, best)} % of the gap to the "
         "teacher. Three seeds don't tell which of the two is better. All but one are ahead of plain training: "

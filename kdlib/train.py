@@ -250,7 +250,8 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
     """Make a run's folder, or find the same run in it.
 
     Raises:
-        ValueError: another run is there; the message names the settings that differ.
+        ValueError: another run is there (the message names the settings that differ), or one whose
+            config is gone.
     """
     path = run_dir / "config.json"
     if not any(run_dir.glob("[hs][it]*")):  # no history, state, student
