@@ -16,9 +16,12 @@ test: test-unit test-notebooks  ## every test and every notebook
 WORKERS ?= auto
 PYTEST   = $(RUN) -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
+# Without the notebooks' plug-in, whose import takes seconds in every worker.
+UNITS    = --dist worksteal -p no:nbval
+
 test-unit: $(VENV)/.ready
 	$(RUN) -m ruff check .
-	$(PYTEST) --dist worksteal tests
+	$(PYTEST) $(UNITS) tests
 
 # Checked cells (# NBVAL_CHECK_OUTPUT) must print what is committed; all others must run.
 NBVAL = KDLIB_PRESET=smoke JAX_PLATFORMS=cpu MPLBACKEND=agg $(PYTEST) -p no:python \
@@ -30,7 +33,7 @@ test-notebooks: $(VENV)/.ready
 
 test-colab: VENV = .venv-colab
 test-colab: .venv-colab/.ready  ## the quick tests and two notebooks on Colab's versions
-	$(PYTEST) --dist worksteal -m "not slow and not formula" tests
+	$(PYTEST) $(UNITS) -m "not slow and not formula" tests
 	$(NBVAL) notebooks/00_quickstart.ipynb notebooks/08_scaling_up.ipynb
 
 lab: $(VENV)/.ready             ## open the notebooks
@@ -82,11 +85,22 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(RUN) -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
 
-.venv-colab/.ready: pyproject.toml tests/colab.txt
+# What the package needs apart from the package: both environments can be filled at once (.ci/run),
+# but two builds of the package at once would write the same files.
+NEEDS = import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *p["optional-dependencies"]["test"], sep="\n")
+
+.venv-colab/.needs: pyproject.toml tests/colab.txt
 	$(COLAB) -m venv .venv-colab
 	.venv-colab/bin/python -m pip install -q --upgrade pip
-	.venv-colab/bin/python -m pip install -q -c tests/colab.txt -e ".[test]"
+	.venv-colab/bin/python -c '$(NEEDS)' > $@
+	.venv-colab/bin/python -m pip install -q -c tests/colab.txt -r $@
+
+.venv-colab/.ready: .venv-colab/.needs
+	.venv-colab/bin/python -m pip install -q --no-deps -e .
 	touch $@
+
+.DELETE_ON_ERROR:
 
 zip:                            ## what Colab is given: the committed files, in one archive
 	git archive --format=zip --prefix=kd-cookbook/ -o kd-cookbook.zip HEAD

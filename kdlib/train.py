@@ -237,12 +237,12 @@ def _check(student, data, transfer, recipe, seeds):
 
 def _protocol(program: Program, transfer: Supervised, data: Dataset) -> dict:
     """How a run is measured: sizes of what is used and of what is trained, passes per step."""
-    state, cost = program.init(0), lambda network: models.cost(network, data.image_shape)
-    student, used = cost(program.trained(state).student), cost(_deployed(program, [state])[0])
+    state, count = program.init(0), lambda tree: sum(map(jnp.size, jax.tree.leaves(tree)))
+    student = models.cost(program.trained(state).student, data.image_shape)
     return {"reported": "last epoch", "views": transfer.views, "fused": program.fused,
         "versions": history.versions(), **student._asdict(), "epochs": program.epochs,
-        "trained_parameters": sum(map(jnp.size, jax.tree.leaves(state.params))),
-        "deployed_parameters": used.parameters, "generations": transfer.generations,
+        "trained_parameters": count(state.params), "generations": transfer.generations,
+        "deployed_parameters": count(nnx.state(_deployed(program, [state])[0], nnx.Param)),
         "student_passes": transfer.passes[0], "teacher_passes": transfer.passes[1]}  # fmt: skip
 
 
