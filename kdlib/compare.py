@@ -182,8 +182,8 @@ def choose(options) -> Preset:
     """The preset, with what the flags change of it."""
     chosen = preset(options.preset)
     of = lambda r, epochs: replace(r, epochs=epochs or r.epochs, bfloat16=options.bf16)
-    data = options.dataset or chosen.data
-    kept = data.lower() == chosen.data and not (options.train_teacher or options.teacher_epochs)
+    data, anew = options.dataset or chosen.data, options.train_teacher or options.teacher_epochs
+    kept = data.lower().replace("-", "") == chosen.data and not anew
     return replace(chosen, recipe=of(chosen.recipe, options.epochs), data=data,
                    teacher_recipe=of(chosen.teacher_recipe, options.teacher_epochs),
                    seeds=options.seeds or chosen.seeds,

@@ -283,6 +283,7 @@ def test_naming_the_preset_s_own_data_keeps_its_teacher():
     choose = lambda flags: compare.choose(compare._parser().parse_args(flags.split()))
     own = choose("--preset workshop").pretrained
     assert own and choose("--preset workshop --dataset SHAPES").pretrained == own
+    assert choose("--preset reduced --dataset CIFAR-10").pretrained == "res20_c10"
     assert choose("--preset workshop --dataset cifar10").pretrained is None
     assert choose("--preset workshop --train_teacher runs/teacher").pretrained is None
     trained = choose("--preset workshop --teacher_epochs 5")  # not noted and ignored
