@@ -87,11 +87,11 @@ def accuracy(records, name: str) -> str:
     return str(metrics.interval(records.histories[name].last()))
 
 
-def closed(records, name: str) -> str:
+def closed(records, name: str, teacher: float | None = None) -> str:
     """What paired gains over plain training are of its distance to the teacher, in per cent,
-    ``"80.1 ± 6.5"``: as in :func:`figures.charts.gap_closed`."""
+    ``"80.1 ± 6.5"``: as in :func:`figures.charts.gap_closed`. To ``teacher``, or the one that taught."""
     mine, plain = (records.histories[each].last() for each in (name, "plain"))
-    return str(metrics.interval((mine - plain) / (records.teacher - plain.mean())))
+    return str(metrics.interval((mine - plain) / ((teacher or records.teacher) - plain.mean())))
 
 
 def taught(records) -> list[str]:
@@ -211,8 +211,8 @@ def short() -> str:
         f"{epochs} epochs in place of 200, attention transfer gains {verdict(pair, attention, 'better')} points over "
         f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations; "
         f"`OFD`, which transfers maps from before the ReLU, gains {verdict(pair, 'OFD', 'better')} and "
-        f"{verdict(pair, 'OFD', 'better', SAME_WORK)}, and closes {closed(pair, 'OFD')} % of the gap to its teacher of "
-        f"{WORDS[teacher.protocol['epochs']]} epochs. At full scale "
+        f"{verdict(pair, 'OFD', 'better', SAME_WORK)}, and closes {closed(pair, 'OFD')} % of the gap to the teacher of "
+        f"{WORDS[teacher.protocol['epochs']]} epochs that taught it, the lowest of {WORDS[len(teacher.seeds)]}. At full scale "
         f"{'the table below says' if full else 'nothing has been measured yet'}."
     )
 
@@ -332,9 +332,9 @@ def pair_says() -> str:
         best in again and {*again} < {*ahead},
         f"{ahead} beat {SAME_WORK} here and {again} twice the epochs at reduced scale: rewrite this",
     )
-    own = metrics.interval(records.histories[best].last())
-    above_it = own.mean - own.half > records.teacher
-    require(above_it, f"{best} is not above its teacher: rewrite this")
+    own, others = metrics.interval(records.histories[best].last()), above.last()[1:]
+    between = records.teacher < own.mean - own.half < own.mean + own.half < others.min()
+    require(between, f"{best} is not above its teacher and below the others: rewrite this")
     (second,) = (name for name in again if name != best)
     alone = kept(records, "AT(beta=1000)") == [best]
     require(alone, f"not {best} alone beats attention transfer: rewrite this")
@@ -347,9 +347,10 @@ def pair_says() -> str:
         f"student, by {quoted(ahead)}; of these, only {quoted(again)} showed that at the reduced scale too. `{best}` "
         f"alone beats attention transfer, and can't be told from `{second}`.\n\n"
         f"`{best}` closes {closed(records, best)} % of the gap to "
-        f"its teacher, one network of {WORDS[above.protocol['epochs']]} epochs with {100 * records.teacher:.1f} %; "
-        f"its own accuracy, {own} %, is above that of this one network, whose other seeds were not trained (the share is "
-        "paired with the plain student's seeds, and varies with them). Such short runs say how "
+        f"its teacher of {WORDS[above.protocol['epochs']]} epochs (the share is paired with the plain student's seeds, and "
+        f"varies with them). But that teacher, with {100 * records.teacher:.1f} %, is the lowest of "
+        f"{WORDS[len(above.seeds)]} that were trained ({metrics.interval(above.last())} %): `{best}`, {own} %, is above it "
+        f"and below the other {WORDS[len(others)]}, and of the gap to the mean of all {WORDS[len(above.seeds)]} it closes {closed(records, best, above.last().mean())} %. Such short runs say how "
         "fast a student learns, not where it ends, and part of the gains may be the start of the blocks, as it "
         "was at the reduced scale. Other work shared the cores at times, so times are rough."
     )

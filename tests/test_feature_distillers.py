@@ -326,6 +326,7 @@ class TestEveryDistiller:
         assert (abs(float(value)) < 1e-6) == cls.zero_at_match
 
 
+@pytest.mark.formula
 def test_larger_and_smaller_maps_are_bridged():
     student, teacher = some_outputs(0), some_outputs(1, 9)
     halved = lambda x: x[:, ::2, ::2] if x.ndim == 4 else x
@@ -537,6 +538,7 @@ class TestCRD:
 
 
 class TestReviewKD:
+    @pytest.mark.formula
     def test_the_pooled_map_reaches_the_first_stage(self):
         """Everything deeper flows into the last fusion: x · gate + deeper · gate."""
         student, teacher = some_outputs(0), some_outputs(1, 9)

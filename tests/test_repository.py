@@ -19,6 +19,7 @@ import pytest
 import kdlib
 from figures import draw
 from kdlib import check, checkpoint, distillers, report, transfer
+from kdlib.history import History
 from kdlib.presets import PRESETS, TABLES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -278,6 +279,24 @@ def test_pretrained_files_load_and_are_what_the_manifest_says(name):
     assert {"data", "recipe", "seed", "device"} <= set(facts)
 
 
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("res20_c10", "reduced/demo/teacher"),
+        ("res8_c10", "reduced/demo/plain"),
+        ("res8_c10_kd", "reduced/demo/SoftLogits-AT-beta=1000"),
+        ("res56_c10", "short/demo/teacher"),
+        ("res32_c10", "short/demo/plain"),
+        ("res32_c10_kd", "short/demo/OFD"),
+    ],
+)
+def test_the_manifest_has_the_accuracies_of_all_recorded_seeds(name, record):
+    facts = checkpoint.manifest()[name]
+    last = History.load(ROOT / "figures" / f"{record}.json").last()
+    assert facts["every_seed"] == [round(float(value), 4) for value in last] and len(last) > 1
+    assert facts["test_accuracy"] == facts["every_seed"][0]
+
+
 @pytest.mark.parametrize("name", ["workshop", "reduced"])  # full's takes a GPU, and is refused
 def test_a_preset_s_published_teacher_was_trained_as_the_preset_says(name):
     chosen, facts = PRESETS[name], checkpoint.manifest()[PRESETS[name].pretrained]
@@ -361,6 +380,7 @@ def test_every_method_is_in_a_table():
         assert name in listed or name == "Supervised", name
 
 
+@pytest.mark.slow
 def test_the_readme_s_tables_and_sentences_are_the_recorded_ones():
     """What `make figures` would write into README.md stands there."""
     text = (ROOT / "README.md").read_text()
@@ -463,6 +483,7 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
     assert f"{min(ratios):.1f} to {max(ratios):.1f} times as long as they" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("printed", "passes"), [("2.5000", True), ("2.5001", False)])
 def test_a_changed_checked_output_makes_the_run_fail(tmp_path, printed, passes):
     """The flags of `make test`, on a notebook whose stored output is right or wrong."""

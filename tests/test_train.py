@@ -289,6 +289,7 @@ fit("ResNet8x0.25", conftest.make_tiny(), None, recipe, run_dir=sys.argv[1], pro
 """
 
 
+@pytest.mark.slow
 def test_sigkill_at_a_random_step_loses_nothing(tmp_path):
     """Compiled as users compile, not as conftest has it."""
     run_dir, environment = tmp_path / "run", os.environ | {"XLA_FLAGS": ""}
