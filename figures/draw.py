@@ -355,16 +355,20 @@ def pair_says() -> str:
 
 def by_teacher(records, above: History) -> str:
     """What the students of one seed, each taught by another of the teachers, end at."""
-    first = records.histories[teachers.METHOD].last()[0]
+    first = records.histories[teachers.METHOD]
     others = [History.load(teachers.record_of(seed)) for seed in teachers.others()]
-    students = np.array([first, *(record.last()[0] for record in others)])
+    settings = lambda record: record.config | {"teacher": None, "seeds": record.seeds[:1]}
+    alike = all(settings(record) == settings(first) for record in others)
+    require(alike, "other teachers taught other runs than the table's: measure them anew")
+    students = np.array([record.last()[0] for record in (first, *others)])
     plain = records.histories["plain"].last().mean()
     share = metrics.interval((students - plain) / (above.last() - plain))
     points = lambda values: listed([f"{100 * value:.1f}" for value in values])
     return (
         f"Taught by each of them, students of seed {above.seeds[0]} end at {points(students)} % (teachers: "
         f"{points(above.last())} %) and close {share} % of the gap to their own teacher, here an interval over "
-        "teachers (`python -m figures.teachers`)."
+        "teachers (`python -m figures.teachers`; the other teachers and their students on "
+        f"{others[0].protocol['device']})."
     )
 
 

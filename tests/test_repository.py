@@ -380,7 +380,6 @@ def test_every_method_is_in_a_table():
         assert name in listed or name == "Supervised", name
 
 
-@pytest.mark.slow
 def test_the_readme_s_tables_and_sentences_are_the_recorded_ones():
     """What `make figures` would write into README.md stands there."""
     text = (ROOT / "README.md").read_text()
@@ -483,7 +482,6 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
     assert f"{min(ratios):.1f} to {max(ratios):.1f} times as long as they" in text
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("printed", "passes"), [("2.5000", True), ("2.5001", False)])
 def test_a_changed_checked_output_makes_the_run_fail(tmp_path, printed, passes):
     """The flags of `make test`, on a notebook whose stored output is right or wrong."""
