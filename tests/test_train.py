@@ -732,12 +732,14 @@ def test_predictions_without_maps_are_the_same(tiny, teacher):
 
 
 def test_a_record_counts_the_network_that_is_used(tiny, teacher):
-    """SimKD leaves a projector and the teacher's classifier with the student."""
+    """SimKD leaves a projector and the teacher's classifier in use, OFD no connector."""
     recipe = Recipe(epochs=1, batch_size=32)
-    facts = fit("ResNet8x0.25", tiny, Offline(teacher, make("SimKD")), recipe,
-                progress=False).history.protocol  # fmt: skip
-    plain = fit("ResNet8x0.25", tiny, recipe=recipe, progress=False).history.protocol
+    facts, plain = (
+        fit("ResNet8x0.25", tiny, Offline(teacher, make(name)), recipe,
+            progress=False).history.protocol for name in ("SimKD", "OFD")
+    )  # fmt: skip
     assert plain["deployed_parameters"] == plain["parameters"] == facts["parameters"]
+    assert plain["trained_parameters"] > plain["deployed_parameters"]
     classifier = teacher.classifier.kernel.size + teacher.classifier.bias.size
     projector = 16 * 8 + 8 * 9 * 8 + 8 * 16 + 2 * (8 + 8 + 16)  # convolutions and batch norms
     body = facts["parameters"] - classifier  # its own one, of the same size, is not used
