@@ -76,7 +76,8 @@ def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
     ``accuracies`` maps names, from the top, to shares ``[seeds]``; ``teacher`` is drawn dashed;
     ``colours`` are the rows'.
     """
-    figure, axis = _figure(size=(6.4, 0.9 + min(0.45 * len(accuracies), 6)))
+    width = max(6.4, 4 + 0.08 * max(map(len, accuracies)))  # more for the path of one's own method
+    figure, axis = _figure(size=(width, 0.9 + min(0.45 * len(accuracies), 6)))
     draw_rows(axis, accuracies, colours=colours)
     if teacher is not None:
         axis.axvline(100 * teacher, color="black", ls="--", lw=1, marker="")

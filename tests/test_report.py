@@ -137,7 +137,7 @@ def test_a_diverged_run_says_so():
 def test_a_file_that_is_no_record_is_named(tmp_path):
     for text in ("", '{"config": {', "[1]", '{"config": {}}', '{"colour": "blue"}'):
         (tmp_path / "cut.json").write_text(text)
-        with pytest.raises(ValueError, match=r"cut.json is no record \(.*\): delete it"):
+        with pytest.raises(ValueError, match=r"cut.json is damaged or .*\): delete it"):
             History.load(tmp_path / "cut.json")
 
 
@@ -267,3 +267,13 @@ def test_attention_maps_share_one_colour_scale(small_shapes):
 def test_figures_are_written_and_released(tmp_path):
     plots.save(plots.comparison({"x": np.array([1.0])}), tmp_path / "new" / "bars.png")
     assert (tmp_path / "new" / "bars.png").stat().st_size > 1000 and not plt.get_fignums()
+
+
+def test_a_long_name_leaves_room_for_its_row():
+    names = ["plain", f"/home/me/{'a' * 60}/{'b' * 60}.py:loss"]
+    plots.use_style()
+    figure = plots.comparison({name: np.array([0.5, 0.6]) for name in names})
+    figure.draw_without_rendering()
+    row, label = figure.axes[0], figure.axes[0].get_yticklabels()[1]
+    plt.close(figure)
+    assert row.get_window_extent().width > 200 and label.get_window_extent().x0 >= 0  # pixels
