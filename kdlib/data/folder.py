@@ -22,7 +22,8 @@ def folder(path: pathlib.Path, image_size: int | None):
     train = path / "train" if (path / "train").is_dir() else path
     held = path / "test", path / "val"
     test = next(filter(pathlib.Path.is_dir, held), None)
-    classes = sorted(p.name for p in train.glob("[!.]*") if p.is_dir() and p not in held)
+    inside = [p for root in (train, test or train) for p in root.glob("[!.]*") if p.is_dir()]
+    classes = sorted({p.name for p in inside if p not in held})  # also what only one of them has
     found, kinds = _list_pictures(train, classes), " ".join(sorted(PICTURES))
     require(any(found), f"no pictures ({kinds}) in {train}/CLASS/", FileNotFoundError)
     require(len(classes) > 1, f"{train} has one class, {classes}: make one sub-folder per class")
