@@ -59,8 +59,7 @@ def loss_of(distiller, student: Outputs, teacher: Outputs) -> Callable:
     state = nnx.to_pure_dict(state)  # arrays, so that every call gets variables of its own
 
     def loss(s, t, order=None, state=state):
-        labels = jnp.arange(len(s.logits)) % classes
-        labels = labels if order is None else labels[order]
+        labels = (jnp.arange(len(s.logits)) % classes)[... if order is None else order]
         batch = Batch(s.logits, labels, jnp.arange(len(labels)), 1.0, jax.random.key(0))
         return nnx.merge(graph, state)(s, t, labels, batch)
 

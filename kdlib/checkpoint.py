@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import nnx
 
 from kdlib import models, others
-from kdlib.files import replacing, write_text
+from kdlib.files import expand, read_json, replacing, write_text
 from kdlib.names import require
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent.parent / "pretrained"
@@ -99,7 +99,7 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
 
     Raises FileNotFoundError without a file, ValueError for a damaged one or what it must not hold.
     """
-    path = pathlib.Path(path).expanduser()
+    path = expand(path)
     path = path if path.is_file() else _with_suffix(path)
     arrays, metadata = (path.is_file() and others.read(path, normalise)) or load_arrays(path)
     require(not normalise or "normalise" in metadata, f"{path} holds its own input statistics")
@@ -141,7 +141,7 @@ def publish(name: str, model: nnx.Module, metadata: dict, folder=PRETRAINED) -> 
 def manifest(folder=PRETRAINED) -> dict[str, dict]:
     """What a folder's ``MANIFEST.json`` says of its checkpoints, by name; empty without one."""
     path = pathlib.Path(folder) / "MANIFEST.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path, "restore or delete it") if path.is_file() else {}
 
 
 def sha256(path) -> str:
@@ -156,5 +156,5 @@ def digest(tree) -> str:
 
 
 def _with_suffix(path) -> pathlib.Path:
-    path = pathlib.Path(path).expanduser()
+    path = expand(path)
     return path if path.suffix == SUFFIX else path.with_name(path.name + SUFFIX)

@@ -20,6 +20,7 @@ import jax
 
 from kdlib import checkpoint, metrics, models, report, tensorboard
 from kdlib.data import Dataset, load
+from kdlib.files import expand
 from kdlib.names import require
 from kdlib.train import Recipe, fit, networks
 
@@ -39,7 +40,7 @@ def run(main) -> None:
     """Call a script's main; what its user can mend ends in one line, exit status 2."""
     try:
         main()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, SyntaxError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
@@ -61,7 +62,6 @@ positive = _checked(int, lambda value: value > 0, "a whole number above 0")
 share = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 above_zero = _checked(float, lambda value: 0 < value < float("inf"), "a number above 0")
 bare = lambda text: text.removesuffix(checkpoint.SUFFIX).strip(".") == pathlib.Path(text).name != ""
-folder = lambda text: pathlib.Path(os.path.expanduser(text))  # ~nobody stays as it is
 
 
 def training_parser(prog: str, description: str) -> Parser:
@@ -96,7 +96,7 @@ def training_parser(prog: str, description: str) -> Parser:
     flag("--devices", type=positive, help="how many share the work: on GPUs and TPUs the seeds "
          "first, then the pictures of each batch (as many as deal the seeds out evenly)")
     flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
-    flag("--train_path", default="runs/test", type=folder, help="folder (%(default)s)")
+    flag("--train_path", default="runs/test", type=expand, help="folder (%(default)s)")
     flag("--do_log", action=switch, default=True, help="write TensorBoard event files")
     flag("--trained_param", help="start from the weights of this checkpoint")
     flag("--publish", type=_checked(str, bare, "a bare name"), help="also save pretrained/PUBLISH")

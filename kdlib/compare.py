@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, help="scale of the runs")
     add("--seeds", type=cli.positive, help="runs per method")
     add("--epochs", type=cli.positive, help="epochs of every student")
-    add("--train_teacher", type=cli.folder, metavar="DIR", help="train it there, all seeds")
+    add("--train_teacher", type=files.expand, metavar="DIR", help="train it there, all seeds")
     add("--teacher_epochs", type=cli.positive, help="train a teacher, for so many epochs")
     add("--time_budget", type=cli.above_zero, metavar="MINUTES", help="stop in time, to be resumed")
     add("--dataset", help="instead of the preset's: TFDS name, shapes, or a folder")
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     add("--labels", type=cli.positive, nargs="+", help="labelled pictures; several give a curve")
     add("--data_path", help="folder of prepared TFDS sets")
-    add("--out", type=cli.folder, help="where runs are kept (runs/TABLE)")
+    add("--out", type=files.expand, help="where runs are kept (runs/TABLE)")
     add("--figures", help="for tables, figures, records; may contain {table} (OUT/figures)")
     return parser
 
@@ -199,7 +199,7 @@ def main(arguments=None) -> None:
     for method in options.methods or [m for table in options.table for m in chosen.table(table)]:
         transfer.make(method)  # a wrong name ends here, before anything is trained
     out = options.out or pathlib.Path("runs") / "-".join(options.table)
-    figures = str(cli.folder(options.figures or out / "figures"))
+    figures = str(files.expand(options.figures or out / "figures"))
     if len(options.table) > 1 and "{table}" not in figures:
         figures += "/{table}"
     for table in options.table:

@@ -1,8 +1,25 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and paths as people type them."""
 
 import contextlib
+import json
 import os
 import pathlib
+
+
+def expand(path) -> pathlib.Path:
+    """A path with ``~`` as the home folder; an unknown user's, ``~no-one``, stays as it is."""
+    return pathlib.Path(os.path.expanduser(path))
+
+
+def read_json(path, advice: str, make=lambda content: content):
+    """What ``make`` makes of a JSON file's content.
+
+    Raises ValueError, which ends in ``advice``, for a file that is damaged or holds something else.
+    """
+    try:
+        return make(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as reason:
+        raise ValueError(f"{path} is damaged or of another kind ({reason}): {advice}") from None
 
 
 @contextlib.contextmanager

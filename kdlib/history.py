@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from kdlib.files import write_text
+from kdlib.files import read_json, write_text
 
 
 @dataclass
@@ -78,10 +78,7 @@ class History:
     @classmethod
     def load(cls, path) -> "History":
         """Raises ValueError for a file that holds no record."""
-        try:
-            return cls(**json.loads(pathlib.Path(path).read_text()))
-        except (ValueError, TypeError) as reason:
-            raise ValueError(f"{path} is no record ({reason}): delete it, run it anew") from None
+        return read_json(path, "delete it, run it anew", lambda content: cls(**content))
 
 
 def device(count: int = 1) -> str:

@@ -4,11 +4,12 @@ import ast
 import difflib
 import importlib
 import inspect
-import pathlib
 import re
 import runpy
 import typing
 from collections.abc import Callable, Iterable
+
+from kdlib.files import expand
 
 OWN_FILE = r"[^\s(,=+][^(,=+]*\.py"  # of a path in text; it may have spaces
 
@@ -41,12 +42,8 @@ def read(text: str, kind: str, table: dict, wrap: Callable | None = None):
         ValueError: the text is no such expression, or a name, setting or value is wrong.
         FileNotFoundError, ModuleNotFoundError: a file or module that is not there.
     """
-    own = {}
-
-    def note(match):
-        own[f"own_{len(own)}"] = match[0]
-        return f"own_{len(own) - 1}"
-
+    own = {}  # stand-in → address
+    note = lambda match: own.setdefault(f"own_{len(own)}", match[0]) and f"own_{len(own) - 1}"
     try:
         ours = re.sub(rf"({OWN_FILE}|[\w.]+):[A-Za-z_]\w*", note, text.strip())
         tree = ast.parse(ours, mode="eval").body
@@ -121,7 +118,7 @@ def load_object(address: str):
         ValueError: it has no such name.
     """
     place, _, name = address.rpartition(":")
-    path, is_file = pathlib.Path(place).expanduser(), place.endswith(".py")
+    path, is_file = expand(place), place.endswith(".py")
     require(not is_file or path.is_file(), f"no file {path}: give file.py:Name", FileNotFoundError)
     found = runpy.run_path(str(path)) if is_file else vars(importlib.import_module(place))
     require(name in found, unknown(f"name in {place}", name, [n for n in found if n[0] != "_"]))

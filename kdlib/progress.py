@@ -46,9 +46,8 @@ class Progress:
         last = {name: curve[place][-1] for name, curve in history.curves.items() if curve[place]}
         self.text = f"seed {', '.join(map(str, seeds))}  epoch {epoch}/{epochs}  "
         self.text += f"loss {last['train_loss']:.3f}  "
-        for name in ("train", "validation", "test"):
-            if f"{name}_accuracy" in last:
-                self.text += f"{name} {100 * last[f'{name}_accuracy']:.1f} %  "
+        shares = {name: last.get(f"{name}_accuracy") for name in ("train", "validation", "test")}
+        self.text += "".join(f"{k} {100 * v:.1f} %  " for k, v in shares.items() if v is not None)
         self._show("")
         if self.enabled and not self.write:
             print(f"{self.label}  {self.text} {self._pace()}", flush=True)

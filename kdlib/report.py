@@ -39,7 +39,7 @@ class Records(NamedTuple):
         folder = pathlib.Path(folder)
         require((folder / "records.json").exists(), f"no records in {folder}: run the comparison "
                 "that writes them", FileNotFoundError)  # fmt: skip
-        index = json.loads((folder / "records.json").read_text())
+        index = files.read_json(folder / "records.json", "delete it, run the comparison anew")
         return cls(index["teacher"],
                    {n: History.load(folder / f) for n, f in index["methods"].items()})  # fmt: skip
 

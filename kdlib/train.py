@@ -115,7 +115,7 @@ def fit(
     program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
     record = History(config, _protocol(program, transfer, data), seeds)
     if run_dir:
-        run_dir = pathlib.Path(run_dir).expanduser()
+        run_dir = files.expand(run_dir)
         claim(run_dir, config | {"fused": fused})  # one state for all seeds, or one for each
     total = program.epochs * program.steps * recipe.batch_size * len(seeds)
     label, states = label or f"{config['student']} {transfer.spec}", []
@@ -153,7 +153,7 @@ def _own(student, transfer) -> dict[str, str]:
     """Checksums of what isn't ours: of files named in text, and of functions' and classes' text,
     with a partial function's arguments and the plain values that a function finds by name."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
-    found = {str(path): checkpoint.sha256(path.expanduser())[:16] for path in paths}
+    found = {str(path): checkpoint.sha256(files.expand(path))[:16] for path in paths}
     parts = nnx.iter_graph(getattr(transfer, "distiller", None) or nnx.Module())
     made_by = [student, type(transfer), *(getattr(p, "function", type(p)) for _, p in parts)]
     for given in filter(callable, made_by):  # a partial function's is that of the function
@@ -224,7 +224,8 @@ def _check(student, data, transfer, recipe, seeds):
     size, pictures = recipe.batch_size, len(data.train)
     require(size <= pictures, f"a batch of {size} is larger than the {pictures} training pictures: "
             "use a smaller batch size")  # fmt: skip
-    require(0 < len(seeds) == len(set(seeds)), f"seeds={seeds}: give at least one, each once")
+    sound = 0 < len(seeds) == len(set(seeds)) and max(map(abs, seeds)) < 2**62
+    require(sound, f"seeds={seeds}: give at least one, each once, below 2**62")
     frozen, pictures = transfer.frozen(), jnp.zeros((2, *data.image_shape), jnp.uint8)
     require(None not in frozen.values(), f"{transfer.spec} needs a trained {', '.join(frozen)}")
     shown = {name: shows(module, data.image_shape) for name, module in frozen.items()}
@@ -257,7 +258,7 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
     if not any(run_dir.glob("[hs][it]*")):  # no history, state, student
         return files.write_text(path, json.dumps(config, indent=1))
     require(path.exists(), f"{run_dir} holds a run without its {path.name}: choose another folder")
-    settings = json.loads(path.read_text()), config
+    settings = files.read_json(path, "choose another folder"), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in
                  sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip

@@ -222,6 +222,18 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
         cli.choose_device("2", deterministic=False)
 
 
+FORGETFUL = """
+import kdlib
+
+class Forgetful(kdlib.distillers.Distiller):
+    def __init__(self, scale=2.0):
+        self.weight = scale
+
+    def knowledge(self, student, teacher, labels):
+        return student.logits.var()
+"""
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -240,6 +252,12 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
         ("--subset 99", "from 1 to 31"),
         ("--no_such_flag", "unrecognized arguments"),
         ("--train_path README.md", "is a file"),
+        ("--teacher_param ~no-such-user/teacher", "no checkpoint ~no-such-user/teacher"),
+        ("--dataset ~no-such-user/pets", "no folder ~no-such-user/pets"),
+        ("--distiller ~no-such-user/mine.py:loss", "no file ~no-such-user/mine.py"),
+        ("--distiller prose.py:loss", "invalid syntax (prose.py, line 1)"),
+        ("--distiller forgetful.py:Forgetful", "doesn't keep what it is given: set self.scale"),
+        ("--seed 99999999999999999999", "each once, below 2**62"),
     ],
 )
 def test_bad_input_ends_in_one_line_before_anything_is_written(
@@ -247,6 +265,8 @@ def test_bad_input_ends_in_one_line_before_anything_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("README.md").write_text("a file")
+    pathlib.Path("prose.py").write_text("a file")
+    pathlib.Path("forgetful.py").write_text(FORGETFUL)
     arguments = shlex.join(distil(pets, teacher_file, tmp_path / "run"))
     assert message in refused(train_w_kd.main, f"{arguments} {change}", capsys)
     assert not (tmp_path / "run" / "history.json").exists()

@@ -30,7 +30,7 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
-    "names", "files", "models", "others", "checkpoint", "data", "metrics", "distillers", "transfer",
+    "files", "names", "models", "others", "checkpoint", "data", "metrics", "distillers", "transfer",
     "history", "progress", "dot", "parallel", "score", "program", "train", "analysis",
     "tensorboard", "report", "plots", "check", "presets", "cli", "compare",
 ]  # fmt: skip

@@ -357,7 +357,7 @@ def test_a_teacher_of_other_classes_is_refused(tiny):
         quick_fit(tiny, Offline(stranger, make("SoftLogits")))
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1]])
+@pytest.mark.parametrize("seeds", [[], [1, 1], [2**62], [-(2**62)]])
 def test_impossible_seeds_are_refused(tiny, seeds):
     with pytest.raises(ValueError, match="seeds"):
         quick_fit(tiny, seeds=seeds)
@@ -626,6 +626,10 @@ def test_of_two_runs_begun_at_once_the_later_to_save_is_refused(tiny, tmp_path, 
         quick_fit(tiny, run_dir=tmp_path)
     kept = kdlib.History.load(tmp_path / "history.json")
     assert kept.config["recipe"]["learning_rate"] == 0.1 and kept.epochs == QUICK.epochs
+    whole = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"config\.json is damaged.*choose another folder"):
+        quick_fit(tiny, run_dir=tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"without its config\.json"):
         quick_fit(tiny, run_dir=tmp_path)

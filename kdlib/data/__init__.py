@@ -1,11 +1,11 @@
 """Data sets by name: TensorFlow Datasets, the embedded shapes, or a folder of pictures."""
 
-import pathlib
 import re
 
 from kdlib.data import folder, shapes, sources
 from kdlib.data.augment import Batch, Pictures, crop_and_flip, mix, strong
 from kdlib.data.dataset import Dataset, Split
+from kdlib.files import expand
 from kdlib.names import require
 
 SHAPES_TRAIN, SHAPES_TEST = 16_000, 2_000
@@ -31,7 +31,7 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
         ValueError: an unknown name, more pictures asked for than there are, or a size for a set
             that can't be resized.
     """
-    path = pathlib.Path(name).expanduser()
+    path = expand(name)
     if path.is_dir() or "/" in name or "\\" in name:
         name, (source, classes, arrays) = path.name, folder.folder(path, image_size)
     elif name.lower() == "shapes":

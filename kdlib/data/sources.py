@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from kdlib import checkpoint
 from kdlib.data.folder import stack
-from kdlib.files import replacing
+from kdlib.files import expand, replacing
 from kdlib.names import require, unknown
 
 KNOWN = "shapes cifar10 cifar100 svhn_cropped mnist fashion_mnist kmnist emnist".split()
@@ -41,7 +41,7 @@ CIFAR = {f"cifar{n}": {"megabytes": megabytes, "sha256": sha256, "urls": [
 
 def cache_dir() -> Path:
     """Where decoded data and compiled programs are kept: ``KDLIB_CACHE`` or ``~/.cache/kdlib``."""
-    return Path(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib").expanduser()
+    return expand(os.environ.get("KDLIB_CACHE") or "~/.cache/kdlib")
 
 
 def cached(key: str, make):
@@ -62,7 +62,7 @@ def tfds(name: str, data_dir: str | None, image_size: int | None):
     Raises FileNotFoundError if nothing is prepared and TensorFlow, which TFDS needs to prepare a
     set, isn't installed or the download failed; ValueError for no or no image classification set.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     prepared = sorted((root / name).rglob("dataset_info.json"))
     if not prepared and name in CIFAR:
         return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))

@@ -22,8 +22,7 @@ def attention_loss(*, student: jax.Array, teacher: jax.Array, mode: str = "squar
             authors' code; ``"paper"``: mean over pictures of the Euclidean distance. A scalar.
     """
     student, teacher = same_sides(student, teacher)
-    difference = attention_map(feature=student) - attention_map(feature=teacher)  # (n, h·w)
-    square = difference**2
+    square = (attention_map(feature=student) - attention_map(feature=teacher)) ** 2  # (n, h·w)
     return square.mean() if mode == "squared" else safe_sqrt(square.sum(-1)).mean()
 
 

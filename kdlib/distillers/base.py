@@ -124,6 +124,8 @@ def own(given, address: str | None = None) -> Distiller:
                              "teacher, labels), or a Distiller")  # fmt: skip
     made = given if isinstance(given, Distiller) else Custom(given, address)
     made.address = address or made.address
+    lost = ", ".join(f"self.{name}" for name in made.settings if not hasattr(made, name))
+    require(not lost, f"{address or type(made)} doesn't keep what it is given: set {lost}")
     return made
 
 

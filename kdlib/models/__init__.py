@@ -114,9 +114,8 @@ def _multiply_adds(jaxpr) -> int:
         elif equation.primitive.name == "conv_general_dilated":
             each = math.prod(equation.invars[1].aval.shape[:3])  # height, width, channels per group
         total += each * equation.outvars[0].aval.size if each else 0
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
-                total += _multiply_adds(getattr(inner, "jaxpr", inner))
+        leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=_is_jaxpr)
+        total += sum(_multiply_adds(getattr(e, "jaxpr", e)) for e in filter(_is_jaxpr, leaves))
     return total
 
 

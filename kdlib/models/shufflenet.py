@@ -29,10 +29,8 @@ class Unit(nnx.Module):
         self.right3 = ConvNorm(make, half, half)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.splits:
-            left, right = jnp.split(x, 2, axis=-1)  # (n, h, w, c / 2) each
-        else:
-            left, right = self.left2(self.left1(x)), x
+        # (n, h, w, c / 2) each, but for the right of a stride 2: that is x.
+        left, right = jnp.split(x, 2, -1) if self.splits else (self.left2(self.left1(x)), x)
         right = self.right3(self.right2(nnx.relu(self.right1(right))))
         return jnp.stack([left, right], -1).reshape(*left.shape[:-1], -1)  # (n, h, w, c)
 

@@ -63,10 +63,9 @@ class Offline(Supervised):
 
     def batch(self, view, pictures, index, key, progress, classes) -> Batch:
         images, extra = view(key, index), None
-        if self.distiller.mixup:
+        if alpha := self.distiller.mixup:
             images = strong(jax.random.fold_in(key, 21), images)
             nothing = jnp.zeros((len(index), 1))  # labels are not looked at
-            alpha = self.distiller.mixup
             images, _ = mix(jax.random.fold_in(key, 22), images, nothing, alpha=alpha, cut=False)
         if self.distiller.views == 2:
             extra = strong(jax.random.fold_in(key, 23), view(jax.random.fold_in(key, 24), index))
