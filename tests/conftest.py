@@ -14,12 +14,18 @@ if hasattr(os, "sched_setaffinity") and (worker := os.environ.get("PYTEST_XDIST_
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
+import gc
+
 import jax
 import numpy as np
 import pytest
 
 import kdlib
 from kdlib.data import Dataset, Split, shapes
+
+# Tracing makes many small objects that live on: looking for dead ones less often saves a twentieth.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 SIDE, CLASSES = 8, 4
 

@@ -359,7 +359,7 @@ def test_a_comparison_stops_in_time_and_goes_on_to_the_same_numbers(tmp_path, ca
     Two tables share the time and their methods' runs, so the second one trains nothing.
     """
     arguments = ["--preset", "smoke", "--dataset", "shapes", "--methods", "plain", "SoftLogits",
-                 "--seeds", "1", "--epochs", "2", "--teacher_epochs", "2", "--table", "demo",
+                 "--seeds", "1", "--epochs", "2", "--teacher_epochs", "2", "--table", "online",
                  "offline"]  # fmt: skip
 
     def command(out, *more):
@@ -377,7 +377,7 @@ def test_a_comparison_stops_in_time_and_goes_on_to_the_same_numbers(tmp_path, ca
             assert "stopped in time after epoch" in capsys.readouterr().out
             pieces += 1
     assert pieces == 3  # a teacher and two students, each after the first of two epochs
-    for table in ("demo", "offline"):
+    for table in ("online", "offline"):
         for name in ("teacher", "plain", "SoftLogits"):
             whole, parts = (History.load(tmp_path / kind / "figures" / table / f"{name}.json")
                             for kind in ("whole", "pieces"))  # fmt: skip
