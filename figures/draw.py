@@ -200,19 +200,21 @@ def short() -> str:
     epochs = WORDS[pair.histories["plain"].protocol["epochs"]]
     both, attention = "SoftLogits + AT(beta=1000)", "AT(beta=1000)"
     verdict(cifar, both, "inconclusive", "Longer")
+    seeds = lambda records: WORDS[len(records.histories["plain"].seeds)]
     full = (HERE / "full" / "demo" / "records.json").exists()
     teacher = History.load(HERE / "short" / "demo" / compare.TEACHER)
     return (
         "**In short.** On 256 labelled pictures, a teacher that has seen more helps: "
         f"{quoted(kept(embedded, 'Longer'))} beat plain training for twice as long by more than chance, over "
         f"{WORDS[len(embedded.histories['plain'].seeds)]} draws of the pictures and corrected for "
-        f"{len(embedded.histories) - 1} comparisons. On CIFAR-10 at reduced scale, plain training for twice as "
-        "long can't be told from soft logits with attention. With the original's pair and all of CIFAR-10, but "
-        f"{epochs} epochs in place of 200, attention transfer gains {verdict(pair, attention, 'better')} points over "
+        f"{len(embedded.histories) - 1} comparisons. On a JPEG copy of CIFAR-10 at reduced scale, over "
+        f"{seeds(cifar)} seeds, plain training for twice as long can't be told from soft logits with attention; `OFD` is "
+        f"{verdict(recorded('reduced/offline'), 'OFD', 'better', 'Longer')} points ahead of it. With the original's pair and "
+        f"all 50,000 pictures of that copy, but {epochs} epochs in place of 200 and {seeds(pair)} seeds, attention transfer gains {verdict(pair, attention, 'better')} points over "
         f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations; "
         f"`OFD`, which transfers maps from before the ReLU, gains {verdict(pair, 'OFD', 'better')} and "
         f"{verdict(pair, 'OFD', 'better', SAME_WORK)}, and closes {closed(pair, 'OFD')} % of the gap to the teacher of "
-        f"{WORDS[teacher.protocol['epochs']]} epochs that taught it, the lowest of {WORDS[len(teacher.seeds)]}. At full scale "
+        f"{WORDS[teacher.protocol['epochs']]} epochs that taught it, the least accurate of {WORDS[len(teacher.seeds)]} that were trained. At full scale "
         f"{'the table below says' if full else 'nothing has been measured yet'}."
     )
 
@@ -260,7 +262,7 @@ def methods() -> str:
 - Plain training reaches {accuracy(records, "plain")} %, and {accuracy(records, "Longer")} % with twice the epochs. {WORDS[len(better)].capitalize()} distillers beat it by more than chance at one forward pass of the teacher per picture ({scores(better)}); all of them but {quoted(late)} also beat twice the epochs. {quoted(ahead)} are ahead of `SoftLogits` by more than chance. Each of these intervals stands for itself. Corrected for the {len(records.histories) - 1} comparisons of a column (Holm, notebook [06](notebooks/06_method_zoo.ipynb)), these gains remain: over plain training those of {remain["plain"]}, over twice the epochs those of {remain["Longer"]}, and over soft logits those of {remain["SoftLogits"]}. The teacher was trained on 16,000 labelled pictures: these rows show what it hands over to a student with 256, not what its compute is worth.
 - {baseline_says()}
 - Published settings do not travel by themselves: {scores(lower)} are far below plain training at this length, learning rate and batch. For `RKD` and `SP` notebook [06](notebooks/06_method_zoo.ipynb) shows that a smaller weight helps, one seed each; `CC` stays down with one, and the others were not examined.
-- Of the online and self-distillation methods one beats plain training by more than chance: `{own}`, where a picture learns from another one of its class, with {accuracy(alone, own)} %, a gain of {verdict(alone, own, "better")} that doesn't remain in Holm's correction. None is ahead of twice the epochs. Deep supervision, `BYOT` without its distillation (`alpha=0, beta=0`), gains {verdict(alone, deep, "inconclusive")}, which {seeds} seeds can't tell from nothing.
+- Of the online and self-distillation methods one beats plain training by more than chance: `{own}`, where a picture learns from another one of its class, with {accuracy(alone, own)} %, a gain of {verdict(alone, own, "better")} that doesn't remain in Holm's correction. None is ahead of twice the epochs by more than chance. Deep supervision, `BYOT` without its distillation (`alpha=0, beta=0`), gains {verdict(alone, deep, "inconclusive")}, which {seeds} seeds can't tell from nothing.
 
 ![What share of its distance to the teacher each distiller closes, paired by seed](figures/offline/gap.png)"""
 
@@ -284,14 +286,14 @@ def draws() -> str:
     own = np.sqrt(total - seeds)
     require(p > 0.05 and own < one.std(ddof=1), "draws vary more than that: rewrite this")
     return (
-        f"All tables so far share one draw of the 256 labelled pictures. Here each of {count} seeds has a draw of "
+        f"All tables of the embedded set so far share one draw of the 256 labelled pictures. Here each of {count} seeds has a draw of "
         f"its own, so that intervals are over pictures too. Plain training's accuracy has a standard deviation of "
         f"{spread(plain)} points, from {100 * plain.min():.1f} to {100 * plain.max():.1f} %; the {WORDS[len(one)]} seeds on "
         f"one draw above, {spread(one)}. The first holds both, seed and draw: if they add, the draw's part is "
-        f"{100 * own:.1f} points, less than the seed's, and so few runs don't show that it is any (F test, p = {p:.2f})."
+        f"{100 * own:.1f} points, less than the seed's, and so few runs don't show that the draw has any effect at all (F test, p = {p:.2f})."
         f"\n\n{versus(records, rivals)}\n\n"
         f"*{protocol(records)}. {legend(records, 'draw and seed')}*\n\n"
-        f"{quoted(ahead)} beat twice the epochs; those of {quoted(kept(records, 'Longer'))} remain in Holm's correction."
+        f"{quoted(ahead)} beat twice the epochs; the gains of {quoted(kept(records, 'Longer'))} remain in Holm's correction."
         + (
             f" Of those that did on one draw, {quoted(lost)} can't be told from it here."
             if lost
