@@ -15,6 +15,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import kdlib
 from figures import draw
@@ -215,6 +216,30 @@ def test_exercises_are_asked_once_and_answered_in_solutions():
     for cell in cells(ROOT / "notebooks" / "solutions.ipynb", "code"):
         if "check.answer" in source(cell):
             assert "passed" in "".join("".join(o.get("text", "")) for o in cell["outputs"])
+
+
+def left_closed(confidence, right, bins=15):
+    """The calibration error with [0, 1/bins), [1/bins, 2/bins), … in place of (0, 1/bins], …"""
+    place, error = np.floor(np.asarray(confidence) * bins), 0.0
+    for chosen in (place == each for each in range(bins)):
+        if chosen.any():
+            error += abs(confidence[chosen].mean() - right[chosen].mean()) * chosen.mean()
+    return error
+
+
+def needed(spread, claim):
+    """Seeds to see a claimed difference, by as many degrees of freedom as seeds: one too many."""
+    half = lambda n: stats.t.ppf(0.975, n) * spread / np.sqrt(n)
+    return next(n for n in range(2, 1000) if half(n) < claim)
+
+
+@pytest.mark.parametrize(("exercise", "near", "difference"), [
+    ("05-2", left_closed, "got [0.51666667], expected [0.31666667] there"),
+    ("09-1", needed, "got [6.], expected [7] there"),
+])  # fmt: skip
+def test_nearly_right_answers_are_refused_with_what_differs(exercise, near, difference, capsys):
+    check.answer(exercise, near)
+    assert difference in capsys.readouterr().out
 
 
 def test_unfinished_and_wrong_answers_are_named_not_raised(capsys):
