@@ -63,7 +63,8 @@ def by_picture(tree, mesh: Mesh, batch_size: int):
     """
     if mesh.shape[PICTURES] == 1 or batch_size % mesh.shape[PICTURES]:
         return tree
-    spec = NamedSharding(mesh, PartitionSpec(PICTURES))
+    here = jax.sharding.get_abstract_mesh()  # where each device maps over its seeds: another one
+    spec = NamedSharding(mesh if here.empty else here, PartitionSpec(PICTURES))
     deal = lambda x: jax.lax.with_sharding_constraint(x, spec)
     return jax.tree.map(lambda x: deal(x) if jnp.shape(x)[:1] == (batch_size,) else x, tree)
 

@@ -150,7 +150,7 @@ def test_a_record_names_each_device_of_a_run_once():
 @pytest.mark.slow
 @with_four_devices
 def test_methods_with_memory_generations_and_peers_learn_the_same():
-    for method in ("CRD", "BornAgain", "DML", "SimKD"):
+    for method in ("CRD", "BornAgain", "DML", "SimKD", "PSKD"):
         run = fit(4, method=method)
         # What a bank or a peer feeds back makes more of rounding than one network does.
         same(run, fit(1, method=method), rtol=1e-3)
