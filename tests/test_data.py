@@ -180,6 +180,9 @@ def test_unequal_classes_still_give_the_count_asked_for():
     images = np.zeros((75, 2, 2, 1), np.uint8)
     dataset = Dataset("x", "x", ("a", "b", "c"), Split(images, labels), Split(images, labels))
     assert list(np.bincount(dataset.subset(30, 0).train.labels)) == [13, 5, 12]
+    assert list(np.bincount(dataset.hold_out(12, 0).validation.labels)) == [4, 4, 4]
+    with pytest.raises(ValueError, match=r"15 pictures held out .* are all that there are of a"):
+        dataset.hold_out(15, 0)
 
 
 def test_a_channel_of_one_value_has_a_deviation_to_divide_by():

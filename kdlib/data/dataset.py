@@ -59,8 +59,10 @@ class Dataset:
     def hold_out(self, count: int, seed: int) -> "Dataset":
         """Move ``count`` training pictures, drawn by ``seed`` in equal shares, to validation."""
         chosen = _stratified(self.train.labels, count, seed)
-        kept = np.setdiff1d(np.arange(len(self.train)), chosen)
-        return replace(self, train=self.train.take(kept), validation=self.train.take(chosen))
+        train = self.train.take(np.setdiff1d(np.arange(len(self.train)), chosen))
+        require({*train.labels} == {*self.train.labels}, f"{count} pictures held out for validation"
+                " are all that there are of a class: hold out fewer")  # fmt: skip
+        return replace(self, train=train, validation=self.train.take(chosen))
 
     def subset(self, count: int, seed: int) -> "Dataset":
         """Keep ``count`` training pictures, drawn by ``seed`` in equal shares of every class."""
@@ -72,7 +74,8 @@ def _stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     require(0 < count < len(labels), f"{count} pictures asked of {len(labels)} training pictures: "
             f"give a number from 1 to {len(labels) - 1}")  # fmt: skip
     order = np.random.default_rng([seed, count]).permutation(len(labels))
-    same = labels[order, None] == np.unique(labels)  # (n, classes)
-    rank = (same.cumsum(0) * same).sum(1)  # (n,), place of a picture among those of its class
+    by_class = np.argsort(drawn := labels[order], kind="stable")
+    # (n,), place of a picture among those of its class.
+    rank = np.argsort(by_class) - np.searchsorted(drawn[by_class], drawn)
     # First of every class, second of every class…
     return np.sort(order[np.argsort(rank, kind="stable")[:count]])
