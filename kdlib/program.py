@@ -73,7 +73,7 @@ class Recipe:
         """Learning rate by step. It drops between epochs, and not before the first has ended."""
         drops: dict[int, float] = {}
         for point in self.decay_points:
-            step = max(1, int(self.epochs * point)) * steps_per_epoch
+            step = max(1, int(self.epochs * point + 1e-6)) * steps_per_epoch  # 0.7 * 90 is below 63
             drops[step] = drops.get(step, 1.0) * self.decay_rate
         return optax.piecewise_constant_schedule(self.learning_rate, drops)
 
@@ -119,10 +119,11 @@ class Program:
         fused: one program per epoch (``lax.scan`` over steps, ``vmap`` over seeds), right for GPU
             and TPU, instead of one call per step: in a loop a CPU's convolutions are slow.
         mesh: the devices that share the work (:func:`kdlib.parallel.mesh`); None is one of them.
+        seed: one of the run's, whose networks show what all of its networks are.
     """
 
     def __init__(self, network: Callable, data: Dataset, transfer: Supervised, recipe: Recipe,
-                 fused: bool, mesh: jax.sharding.Mesh | None = None):  # fmt: skip
+                 fused: bool, mesh: jax.sharding.Mesh | None = None, seed: int = 0):  # fmt: skip
         self.network, self.transfer, self.recipe, self.fused = network, transfer, recipe, fused
         self.mesh = mesh or parallel.mesh(1, 1, recipe.batch_size)
         self.classes, self.image_shape = data.num_classes, data.image_shape
@@ -138,8 +139,8 @@ class Program:
         frozen.eval() if not transfer.frozen_training else frozen.train()
         self.frozen_graph, frozen_state = nnx.split(frozen)
         self.frozen = everywhere(nnx.to_pure_dict(frozen_state))
-        self._modules = functools.lru_cache(1)(self._modules)  # seed 0's: graph, record, first run
-        modules = self._modules(0)
+        self._modules = functools.lru_cache(1)(self._modules)  # for graph, record and first run
+        modules = self._modules(seed)
         self.graph = nnx.graphdef(modules)
         # While a first phase's loss doesn't reach a parameter, decay would only make it fade.
         phased = any(getattr(module, "pretrain", 0.0) for module in vars(modules).values())

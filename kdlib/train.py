@@ -112,8 +112,9 @@ def fit(
     config = configuration(student, data, transfer, recipe, seeds)
     recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
     mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
-    program = Program(networks(student, data, recipe), data, transfer, recipe, fused, mesh)
-    record = History(config, _protocol(program, transfer, data), seeds)
+    make = networks(student, data, recipe)
+    program = Program(make, data, transfer, recipe, fused, mesh, seeds[0])
+    record = History(config, _protocol(program, transfer, data, seeds[0]), seeds)
     if run_dir:
         run_dir = files.expand(run_dir)
         claim(run_dir, config | {"fused": fused})  # one state for all seeds, or one for each
@@ -224,8 +225,8 @@ def _check(student, data, transfer, recipe, seeds):
     size, pictures = recipe.batch_size, len(data.train)
     require(size <= pictures, f"a batch of {size} is larger than the {pictures} training pictures: "
             "use a smaller batch size")  # fmt: skip
-    sound = 0 < len(seeds) == len(set(seeds)) and max(map(abs, seeds)) < 2**62
-    require(sound, f"seeds={seeds}: give at least one, each once, below 2**62")
+    sound = 0 < len(seeds) == len(set(seeds)) and max(map(abs, seeds)) < 2**31
+    require(sound, f"seeds={seeds}: give at least one, each once, below 2**31")
     frozen, pictures = transfer.frozen(), jnp.zeros((2, *data.image_shape), jnp.uint8)
     require(None not in frozen.values(), f"{transfer.spec} needs a trained {', '.join(frozen)}")
     shown = {name: shows(module, data.image_shape) for name, module in frozen.items()}
@@ -236,9 +237,9 @@ def _check(student, data, transfer, recipe, seeds):
                 f"{data.num_classes}: take one for this data")  # fmt: skip
 
 
-def _protocol(program: Program, transfer: Supervised, data: Dataset) -> dict:
+def _protocol(program: Program, transfer: Supervised, data: Dataset, seed: int) -> dict:
     """How a run is measured: sizes of what is used and of what is trained, passes per step."""
-    state, count = program.init(0), lambda tree: sum(map(jnp.size, jax.tree.leaves(tree)))
+    state, count = program.init(seed), lambda tree: sum(map(jnp.size, jax.tree.leaves(tree)))
     student = models.cost(program.trained(state).student, data.image_shape)
     return {"reported": "last epoch", "views": transfer.views, "fused": program.fused,
         "versions": history.versions(), **student._asdict(), "epochs": program.epochs,

@@ -357,10 +357,18 @@ def test_a_teacher_of_other_classes_is_refused(tiny):
         quick_fit(tiny, Offline(stranger, make("SoftLogits")))
 
 
-@pytest.mark.parametrize("seeds", [[], [1, 1], [2**62], [-(2**62)]])
+@pytest.mark.parametrize("seeds", [[], [1, 1], [1, 2**32 + 1], [-(2**31)]])
 def test_impossible_seeds_are_refused(tiny, seeds):
     with pytest.raises(ValueError, match="seeds"):
         quick_fit(tiny, seeds=seeds)
+
+
+def test_only_the_seeds_asked_for_make_a_network(tiny):
+    """One of them, not seed 0's, says how its convolutions pad, and has its weights on a disk."""
+    there = {3: {"seed": 3, "same_padding": True}}
+    student = lambda seed: models.build(STUDENT, CLASSES, **there[seed])
+    run = fit(student, tiny, recipe=QUICK, seeds=[3], progress=False)
+    assert run.student.same_padding and run.history.seeds == [3]
 
 
 def test_without_validation_there_is_no_such_curve(tiny):
@@ -378,6 +386,8 @@ def test_pictures_of_one_channel_train_too():
 def test_short_runs_drop_the_rate_between_epochs_and_drops_at_one_place_multiply():
     once = Recipe(epochs=1).schedule(10)
     assert float(once(9)) == pytest.approx(0.1)
+    late = Recipe(epochs=90, decay_points=(0.7,)).schedule(1)  # 0.7 * 90 is a little below 63
+    assert float(late(62)) == pytest.approx(0.1) and float(late(63)) == pytest.approx(0.02)
     twice = Recipe(epochs=2, decay_points=(0.6, 0.85)).schedule(10)
     assert float(twice(9)) == pytest.approx(0.1) and float(twice(10)) == pytest.approx(0.004)
 
