@@ -32,7 +32,8 @@ def deadline(minutes: float | None):
     """What :func:`kdlib.fit` calls after an epoch, to raise :class:`TimeUp` in time.
 
     The next epoch is expected to take as long as the last one, but for a run's first here, which
-    also loads and compiles. After a run's last epoch its record is still to be written.
+    also loads and compiles. After the last epoch of the last seed the record is still to be
+    written.
     """
     started, last, before = time.monotonic(), 0.0, None
 
@@ -41,7 +42,8 @@ def deadline(minutes: float | None):
         now = time.monotonic()
         ends = now - started + (now - last if record is before else 0.0)
         last, before = now, record
-        if minutes and epoch < record.protocol["epochs"] and ends > 60 * minutes:
+        done = record.protocol["epochs"], record.seeds[-1]
+        if minutes and (epoch, seeds[-1]) != done and ends > 60 * minutes:
             raise TimeUp(f"epoch {epoch} of {record.protocol['epochs']}")
 
     return on_epoch
@@ -158,7 +160,8 @@ def run_table(options, chosen: Preset, table, labels, out: pathlib.Path, figures
     teacher = load_teacher(chosen, data, above, seeds, on_epoch, options.devices)
     histories, runs, demo = {}, {}, table == "demo" and data.test.masks is not None
     records = report.Records(evaluate(teacher, data.test)["accuracy"], histories)
-    if (above / "history.json").exists():
+    (figures / TEACHER).unlink(missing_ok=True)  # of another teacher, of an earlier run
+    if not chosen.pretrained:
         History.load(above / "history.json").save(figures / TEACHER)
     for method in options.methods or chosen.table(table):
         # The demo shows where its networks look, so it needs them, not only their records.

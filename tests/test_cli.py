@@ -18,7 +18,7 @@ import evaluate
 import kdlib
 import train
 import train_w_kd
-from kdlib import checkpoint, cli, compare, models, report
+from kdlib import checkpoint, cli, compare, files, models, report
 from kdlib.history import History
 from kdlib.presets import preset
 
@@ -257,7 +257,7 @@ class Forgetful(kdlib.distillers.Distiller):
         ("--distiller ~no-such-user/mine.py:loss", "no file ~no-such-user/mine.py"),
         ("--distiller prose.py:loss", "invalid syntax (prose.py, line 1)"),
         ("--distiller forgetful.py:Forgetful", "doesn't keep what it is given: set self.scale"),
-        ("--seed 99999999999999999999", "each once, below 2**62"),
+        ("--seed 99999999999999999999", "each once, below 2**31"),
     ],
 )
 def test_bad_input_ends_in_one_line_before_anything_is_written(
@@ -308,6 +308,23 @@ def test_naming_the_preset_s_own_data_keeps_its_teacher():
     assert choose("--preset workshop --train_teacher runs/teacher").pretrained is None
     trained = choose("--preset workshop --teacher_epochs 5")  # not noted and ignored
     assert trained.pretrained is None and trained.teacher_recipe.epochs == 5
+
+
+def test_time_is_up_between_seeds_too_but_not_behind_the_last():
+    stop, record = compare.deadline(1e-6), History({}, {"epochs": 2}, [0, 1])
+    for epoch, seed in ((1, 0), (2, 0), (1, 1)):
+        with pytest.raises(compare.TimeUp, match=f"epoch {epoch} of 2"):
+            stop(record, epoch, [seed], None)
+    stop(record, 2, [1], None)
+
+
+def test_a_teacher_trained_before_is_not_reported_for_the_published_one(tmp_path, capsys):
+    shown = tmp_path / "figures" / "labels-64" / compare.TEACHER
+    for file in (tmp_path / "labels-64" / "teacher" / "history.json", shown):
+        files.write_text(file, "what the same command left with --teacher_epochs")
+    flags = "--preset workshop --methods plain --epochs 1 --seeds 1 --labels 64 --table offline"
+    compare.main([*flags.split(), "--out", str(tmp_path)])
+    assert "| teacher | 99.9" in capsys.readouterr().out and not shown.exists()
 
 
 def test_a_record_is_taken_with_the_teacher_it_was_judged_by(tmp_path, capsys, monkeypatch):
