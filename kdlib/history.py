@@ -48,8 +48,8 @@ class History:
 
         Of several generations it is the last one's: the others are not the network reported.
         """
-        generations = self.protocol.get("generations", 1)
-        return np.array([max(c[-len(c) // generations :]) for c in self.curves[metric]])
+        at = self.points(metric) > self.epochs - self.epochs // self.protocol.get("generations", 1)
+        return self.curve(metric)[:, at].max(1)
 
     def curve(self, metric: str) -> np.ndarray:
         """``[seeds, points]``; a point per epoch, or per tested epoch (:meth:`points`)."""

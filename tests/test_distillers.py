@@ -288,6 +288,9 @@ def test_the_schedule_of_a_function_of_ones_own_is_part_of_its_text(tmp_path):
     ramped = make(f"{file}:f(warmup=0.5)")
     assert ramped.spec == f"{file}:f(warmup=0.5)"
     assert make(ramped.spec).weights(0.25) == (1.0, 0.5)
+    file.write_text(file.read_text() + "f.warmup = 0.5\n")
+    assert make(f"{file}:f").weights(0.25) == (1.0, 0.5)
+    assert make(f"{file}:f").spec == f"{file}:f(warmup=0.5)"
 
 
 # Published settings, typed from the papers' code (the docstrings name it), not read from ours:

@@ -454,7 +454,8 @@ def test_many_seeds_of_one_program_keep_their_state_in_one_file(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "spec", ["DML(distiller=SimKD)", "BornAgain(distiller=SimKD)", "EMATeacher(distiller=MLKD)",
-             "EMATeacher(distiller=SimKD)", "Online(distiller=FunMatch)"])  # fmt: skip
+             "EMATeacher(distiller=SimKD)", "Online(distiller=FunMatch)",
+             "BornAgain(distiller=OFD(teacher_training=True))"])  # fmt: skip
 def test_what_only_a_frozen_teacher_can_give_is_refused(spec, tiny):
     with pytest.raises(ValueError, match="needs a frozen teacher: give --transfer Offline"):
         kdlib.fit("ResNet8x0.25", tiny, transfer.make(spec), Recipe(epochs=1, batch_size=32))

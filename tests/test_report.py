@@ -65,10 +65,16 @@ def test_of_several_generations_the_last_one_s_best_epoch_counts():
     assert found.best() == 0.9
     found.protocol["generations"] = 2
     assert found.best() == 0.5
-    odd = history([[0.1, 0.2, 0.9, 0.3, 0.4]])  # ten epochs, twice, tested every fourth
-    alone = history([[0.3]])  # and tested at the very end
-    for record, best in ((odd, 0.9), (alone, 0.3)):
-        record.protocol["generations"] = 2
+    few = [0.1, 0.2, 0.9, 0.3, 0.4]
+    for epochs, every, tested, best in (
+        (20, 4, few, 0.9),  # ten, twice: of 4, 8 and 12, 16, 20
+        (20, 40, [0.3], 0.3),  # at the very end alone
+        (6, 4, [0.7, 0.5], 0.7),  # of the last three, the fourth and the sixth
+    ):
+        record = history([tested])
+        record.config["recipe"]["test_every"] = every
+        record.curves["seconds"] = [[1.0] * epochs]
+        record.protocol |= {"generations": 2, "epochs": epochs}
         assert record.best() == best
 
 

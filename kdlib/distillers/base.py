@@ -108,7 +108,7 @@ class Custom(Distiller):
     def __init__(self, function, address: str | None = None):
         place = f"{function.__module__}:{getattr(function, '__qualname__', 'own')}"
         self.function, self.address = function, address or place
-        for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order"):
+        for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order", *COMMON):
             setattr(self, name, getattr(function, name, getattr(Distiller, name)))
 
     def knowledge(self, student, teacher, labels):

@@ -14,11 +14,11 @@ def prepared(distiller: Distiller, setup: Setup, student, teacher, offline=False
              deploys=True) -> Distiller:  # fmt: skip
     """A copy of a distiller with variables for these two networks.
 
-    Raises ValueError for one that needs views that only ``offline`` transfer makes, or a network
-    after training that this one doesn't leave (``deploys``).
+    Raises ValueError for one that needs views that only ``offline`` transfer makes, or a teacher
+    in training mode or a network after training that this one doesn't leave (``deploys``).
     """
     seen = offline or (distiller.views == 1 and not distiller.mixup)
-    leaves = deploys or not distiller.deploys
+    leaves = deploys or not (distiller.deploys or distiller.teacher_training)
     require(seen and leaves, f"{distiller.spec} needs a frozen teacher: give --transfer Offline")
     distiller = nnx.clone(distiller)
     shown = (shows(network, setup.image_shape) for network in (student, teacher))
