@@ -142,7 +142,11 @@ def main(arguments=None) -> None:
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
     path = options.out / f"{kind}.json"
     record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
-    record |= {"device": history.device(), "versions": history.versions(), "base": BASE}
+    here = {"device": history.device(), "versions": history.versions(), "base": BASE}
+    if (beside := record["curves"].keys() - {*options.curve}) and record | here != record:
+        parser.error(f"{path} holds curves of {record['device']} or of other versions: measure "
+                     f"{' '.join(sorted(beside))} anew too, or give another --out")  # fmt: skip
+    record |= here
     for name in options.curve:
         record["curves"][name] = {}
         for value in CURVES[name]:
