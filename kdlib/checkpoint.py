@@ -99,8 +99,7 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
 
     Raises FileNotFoundError without a file, ValueError for a damaged one or what it must not hold.
     """
-    path = expand(path)
-    path = path if path.is_file() else _with_suffix(path)
+    path = file if (file := expand(path)).is_file() else _with_suffix(path)
     arrays, metadata = (path.is_file() and others.read(path, normalise)) or load_arrays(path)
     require(not normalise or "normalise" in metadata, f"{path} holds its own input statistics")
     listed = manifest(path.parent).get(path.stem)

@@ -34,8 +34,7 @@ class CATKD(Distiller):
         self.pool, self.normalise = pool, normalise
 
     def prepare(self, student, teacher, rngs, labels):
-        shown = student.head and teacher.head
-        require(shown, "CATKD needs both classifiers: choose networks that show theirs")
+        require(student.head and teacher.head, "CATKD needs both classifiers: choose others")
 
     def knowledge(self, student, teacher, labels):
         s, t = (x.features[-1].astype(jnp.float32) @ x.head[0] for x in (student, teacher))

@@ -55,9 +55,8 @@ class BornAgain(Supervised):
 
     def trained(self, setup: Setup):
         distiller = self.distiller or SoftLogits(temperature=1.0, alpha=0.5)
-        past = {name: nnx.clone(setup.student) for name in self.still}
         lesson = prepared(distiller, setup, setup.student, setup.student, deploys=False)
-        return {"distiller": lesson} | past
+        return {"distiller": lesson} | {name: nnx.clone(setup.student) for name in self.still}
 
     def loss(self, trained, frozen, batch):
         # past_1 is always the latest: the teacher. Progress counts all generations.

@@ -46,9 +46,8 @@ class BYOT(Supervised):
         self.alpha, self.temperature, self.beta = alpha, float(temperature), beta
 
     def trained(self, setup: Setup):
-        _, *early, last = shows(setup.student, setup.image_shape).features
-        make = lambda feature: Exit(feature, last, setup.classes, setup.rngs)
-        return {f"exit_{i}": make(feature) for i, feature in enumerate(early, 1)}
+        _, *maps, end = shows(setup.student, setup.image_shape).features
+        return {f"exit_{i}": Exit(f, end, setup.classes, setup.rngs) for i, f in enumerate(maps, 1)}
 
     def loss(self, trained, frozen, batch):
         student = trained.student(batch.images)

@@ -58,6 +58,5 @@ class DML(Supervised):
                       for i, j in self.pairs if i == name]  # fmt: skip
             mean = jax.tree.map(lambda *values: sum(values) / len(values), *others)
             task, lesson = task + mean.task, lesson + mean.knowledge
-            prefix = "" if name == "student" else f"{name}_"
-            parts |= {f"{prefix}{part}": value for part, value in mean.parts.items()}
+            parts |= {f"{name}_{k}".removeprefix("student_"): v for k, v in mean.parts.items()}
         return Loss(task, lesson, parts, shows["student"].logits)

@@ -72,8 +72,7 @@ class KDCL(Supervised):
         require(target in TARGETS, f"target={target!r}: give one of {', '.join(TARGETS)}")
         require(peers and 0 <= alpha <= 1, f"{peers=}, {alpha=}: give a peer, a share from 0 to 1")
         positive(temperature=temperature)
-        self.passes = len(peers) + 1, 0
-        self.target, self.peers = target, tuple(peers)
+        self.target, self.peers, self.passes = target, tuple(peers), (len(peers) + 1, 0)
         self.temperature, self.alpha = float(temperature), float(alpha)
 
     def trained(self, setup: Setup):
