@@ -49,18 +49,31 @@ VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.CO
             "plain": "black"}  # fmt: skip
 
 
-def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -100):
-    """Paired gains over the first of ``histories``, in per cent of its distance to the teacher.
+def shares(student, plain, teacher: float) -> np.ndarray:
+    """What a student closes of the plain one's distance to its teacher, ``[seeds]``, 1 being all.
 
-    Blue is better, grey inconclusive, orange worse; means below ``lowest`` are written at the edge,
-    and a triangle there says that seeds or intervals reach beyond.
+    The mean is the mean gain over the mean gap, the spread that of this ratio, to first order: a
+    plain student that ends high by luck makes a gain small, and the gap with it. Accuracies by
+    seed; the teacher is one, so intervals say nothing of another.
+    """
+    gain, gap = student - plain, teacher - plain
+    share = gain.mean() / gap.mean()
+    return share + (gain - share * gap) / gap.mean()
+
+
+def gap_closed(histories: dict[str, History], teacher: float, lowest: float = -100):
+    """Gains over the first of ``histories``, in per cent of its distance to the teacher: `shares`.
+
+    Blue is better than the first, grey inconclusive, orange worse; means below ``lowest`` are
+    written at the edge, and a triangle there says that seeds or intervals reach beyond.
     """
     (first, base), *others = histories.items()
-    gap = teacher - base.last().mean()
-    require(gap > 0, f"the teacher is not above {first}: there is no gap to close")
+    require(
+        teacher > base.last().mean(), f"the teacher is not above {first}: there is no gap to close"
+    )
     figure, axis = plt.subplots(figsize=(6.4, 0.9 + min(0.45 * len(others), 6)))
-    gains = {name: (history.last() - base.last()) / gap for name, history in others}
-    verdicts = [metrics.compare(values, 0 * values)[1] for values in gains.values()]
+    gains = {name: shares(history.last(), base.last(), teacher) for name, history in others}
+    verdicts = [metrics.compare(history.last(), base.last())[1] for _, history in others]
     plots.draw_rows(axis, gains, colours=[VERDICTS[verdict] for verdict in verdicts])
     _mark(axis, 0, first)
     _mark(axis, 100, "teacher", "left")
@@ -95,7 +108,9 @@ def calibration(histories: dict[str, History]):
     figure, axes = _pair(len(histories), *labels)
     for axis, key, scale in zip(axes, ("ece", "nll"), (100, 1), strict=True):
         found = {name: np.array(each.final[key]) for name, each in histories.items()}
-        plots.draw_rows(axis, found, scale)
+        # One colour: these are no verdicts.
+        colours = ["black", *[plots.COLOURS[2]] * (len(found) - 1)]
+        plots.draw_rows(axis, found, scale, colours)
     return figure
 
 

@@ -283,3 +283,15 @@ def test_a_long_name_leaves_room_for_its_row():
     row, label = figure.axes[0], figure.axes[0].get_yticklabels()[1]
     plt.close(figure)
     assert row.get_window_extent().width > 200 and label.get_window_extent().x0 >= 0  # pixels
+
+
+def test_the_closed_share_varies_as_a_ratio_does():
+    """Of many draws: its spread is what the interval says, near a closed gap far below the gain's."""
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0.7, 0.01, (4000, 5))
+    student = rng.normal(0.8, 0.002, (4000, 5))
+    found = [charts.shares(*pair, teacher=0.8) for pair in zip(student, luck, strict=True)]
+    means, halves = zip(*map(metrics.interval, found), strict=True)
+    assert np.mean(means) == pytest.approx(1.0, abs=0.001)
+    covered = np.abs(np.array(means) - 1) < halves
+    assert 0.93 < covered.mean() < 0.97 and np.mean(halves) < 0.04

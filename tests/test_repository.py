@@ -19,7 +19,7 @@ from scipy import stats
 
 import kdlib
 from figures import draw
-from kdlib import check, checkpoint, distillers, report, transfer
+from kdlib import check, checkpoint, distillers, metrics, report, transfer
 from kdlib.history import History
 from kdlib.presets import PRESETS, TABLES
 
@@ -233,9 +233,15 @@ def needed(spread, claim):
     return next(n for n in range(2, 1000) if half(n) < claim)
 
 
+def one_gap(student, plain, teacher):
+    """The share closed as if the plain student's luck were in the gains alone."""
+    return metrics.interval((student - plain) / (teacher - plain.mean()))
+
+
 @pytest.mark.parametrize(("exercise", "near", "difference"), [
     ("05-2", left_closed, "got [0.51666667], expected [0.31666667] there"),
     ("09-1", needed, "got [6.], expected [7] there"),
+    ("09-2", one_gap, "got [0.25006438], expected [0.37694221] there"),
 ])  # fmt: skip
 def test_nearly_right_answers_are_refused_with_what_differs(exercise, near, difference, capsys):
     check.answer(exercise, near)
