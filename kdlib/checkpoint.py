@@ -42,7 +42,7 @@ def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, json.loads((file.metadata() or {}).get(HEADER, "{}"))
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is truncated or no safetensors checkpoint: {error}") from error
 
 

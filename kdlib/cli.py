@@ -146,7 +146,7 @@ def train_and_report(name: str, transfer, options, data) -> None:
     """Train, then leave networks, figures and a summary under ``--train_path``."""
     name = student = models.canonical(name)
     seeds = range(options.seed, options.seed + options.seeds)
-    if options.trained_param:
+    if options.trained_param is not None:
         fresh = networks(name, data, recipe_of(options))
         load = lambda: load_network(options.trained_param, name, options, data)[0]
         student = lambda seed: load() if seed in seeds else fresh(None, seed)  # peers start afresh

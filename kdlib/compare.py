@@ -92,14 +92,14 @@ def run_method(method: str, chosen: Preset, data: Dataset, teacher, out: pathlib
     Returns:
         The record, with the quality of its networks on the test set, and the run if there was one.
     """
-    who, seeds = transfer.make(method, teacher), chosen.seeds
-    judge = checkpoint.digest(teacher)
+    who, seeds, judge = transfer.make(method, teacher), chosen.seeds, checkpoint.digest(teacher)
     if record and record.exists():
-        history = History.load(record)
+        old = History.load(record)
         now = configuration(chosen.student, data, who, chosen.recipe, seeds)
-        if history.config == now and history.protocol.get("judge") == judge:
+        # Of pictures the first records have the means alone.
+        if ({"pictures": now["pictures"], **old.config}, old.protocol.get("judge")) == (now, judge):
             print(f"{method}: recorded in {record}")
-            return history, None
+            return old, None
     folder = out / report.record_file(method).removesuffix(".json")
     run = fit(chosen.student, data, who, chosen.recipe, seeds=seeds, run_dir=folder, label=method,
               devices=devices, on_epoch=on_epoch)  # fmt: skip

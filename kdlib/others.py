@@ -98,7 +98,8 @@ def _network(tree, is_original, normalise):
     classes = len(arrays["classifier.bias"])
     width = arrays["stages.0.blocks.0.conv1.kernel"].shape[-1] / 16
     mean, std = normalise or authors.get(classes, authors[10])
-    require(min(std) > 0, f"normalise={normalise}: give standard deviations above 0")
+    sound = np.isfinite([*mean, *std]).all() and min(std) > 0
+    require(sound, f"normalise={normalise}: give finite numbers, standard deviations above 0")
     scale = 255 if max(std) <= 1 else 1
     arrays |= {"normalise.mean": np.multiply(mean, scale), "normalise.std": np.multiply(std, scale)}
     facts = {"architecture": models.canonical(f"ResNet{2 * len(blocks) + 2}x{width:g}"),

@@ -111,9 +111,8 @@ def fit(
     _check(student, data, transfer, recipe, seeds)
     config = configuration(student, data, transfer, recipe, seeds)
     recipe = replace(recipe, epochs=max(1, round(recipe.epochs * transfer.longer)))
-    mesh = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
-    make = networks(student, data, recipe)
-    program = Program(make, data, transfer, recipe, fused, mesh, seeds[0])
+    on = parallel.mesh(devices, len(seeds) if fused else 1, recipe.batch_size)
+    program = Program(networks(student, data, recipe), data, transfer, recipe, fused, on, seeds[0])
     record = History(config, _protocol(program, transfer, data, seeds[0]), seeds)
     if run_dir:
         run_dir = files.expand(run_dir)
@@ -136,8 +135,8 @@ def _deployed(program: Program, states: list[TrainState]) -> list[nnx.Module]:
 def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> dict:
     """Everything that decides a run's numbers, JSON values only; arguments as in :func:`fit`.
 
-    Pictures, of training and test, are there as their means; labels, frozen teachers and what is
-    one's own as checksums.
+    Pictures and labels, of training and test, frozen teachers and what is one's own are there as
+    checksums.
     """
     kind = getattr(student, "__name__", "custom") if callable(student) else None
     config = {"student": kind or models.canonical(student), "own": _own(student, transfer),
@@ -146,6 +145,7 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
         "picture_mean": [round(v, 3) for s in (data.train, data.test) for v in s.moments[0]],
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
         "labels": checkpoint.digest([data.train.labels, data.test.labels]),
+        "pictures": checkpoint.digest([data.train.images, data.test.images]),
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds)}  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 

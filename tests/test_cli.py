@@ -257,6 +257,7 @@ class Forgetful(kdlib.distillers.Distiller):
         ("--distiller ~no-such-user/mine.py:loss", "no file ~no-such-user/mine.py"),
         ("--distiller prose.py:loss", "invalid syntax (prose.py, line 1)"),
         ("--distiller forgetful.py:Forgetful", "doesn't keep what it is given: set self.scale"),
+        ("--trained_param ''", "empty name"),
         ("--seed 99999999999999999999", "each once, below 2**31"),
     ],
 )
@@ -345,6 +346,9 @@ def test_a_record_is_taken_with_the_teacher_it_was_judged_by(tmp_path, capsys, m
     with pytest.raises(KeyError, match="trained anew"):
         run(teachers[1])
     older = History.load(record)
+    del older.config["pictures"]  # as the first records, of whose pictures the means are known
+    older.save(record)
+    assert run(teachers[0])[1] is None
     del older.config["teacher"]  # one that doesn't say who taught
     older.save(record)
     with pytest.raises(KeyError, match="trained anew"):

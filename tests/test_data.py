@@ -659,6 +659,17 @@ def test_unusable_folders_are_refused_in_one_line(tmp_path, layout, kind, messag
     assert "\n" not in str(error.value)
 
 
+def test_pictures_are_read_as_their_camera_was_held_and_hidden_copies_are_not(tmp_path):
+    root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5, "cat/.ipynb_checkpoints": 3})
+    plain = data.load(str(root)).train
+    turned, wide = Image.Exif(), Image.open(root / "dog" / "004.png")
+    turned[0x0112] = 6  # to be turned by a quarter
+    wide.save(root / "dog" / "004.png", exif=turned)
+    found = data.load(str(root)).train
+    assert len(found) == len(plain) == 8
+    np.testing.assert_array_equal(found.images[-1], np.rot90(plain.images[-1], -1))
+
+
 def test_an_unreadable_picture_is_named(tmp_path):
     root = picture_folder(tmp_path / "pets", {"cat": 5, "dog": 5})
     whole = (root / "cat" / "000.png").read_bytes()

@@ -229,6 +229,9 @@ def test_input_statistics_are_the_authors_unless_given():
     assert found.mean[...].tolist() == [128, 127, 126] and found.std[...].tolist() == [64, 63, 62]
     with pytest.raises(ValueError, match="above 0"):
         taken("padded_zip.pt", normalise=((0.5,) * 3, (0.0,) * 3))
+    for wrong in (((0.5, float("nan"), 0.5), (1.0,) * 3), ((0.5,) * 3, (1.0, float("inf"), 1.0))):
+        with pytest.raises(ValueError, match="give finite numbers"):
+            taken("padded_zip.pt", normalise=wrong)
 
 
 def test_input_statistics_of_a_hundred_classes_are_cifar_100_s(tmp_path):

@@ -286,7 +286,7 @@ def test_a_long_name_leaves_room_for_its_row():
 
 
 def test_the_closed_share_varies_as_a_ratio_does():
-    """Of many draws: its spread is what the interval says, near a closed gap far below the gain's."""
+    """Near a closed gap it varies far less than the gain does: 95 % of intervals hold it."""
     rng = np.random.default_rng(0)
     luck = rng.normal(0.7, 0.01, (4000, 5))
     student = rng.normal(0.8, 0.002, (4000, 5))

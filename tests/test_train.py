@@ -512,7 +512,10 @@ def test_a_changed_test_set_is_another_run(tiny, tmp_path):
     run = lambda data: fit(STUDENT, data, recipe=QUICK, run_dir=tmp_path, progress=False)
     run(tiny)
     images, labels = tiny.test.images, tiny.test.labels
-    others = {"picture_mean": Split(images // 2, labels), "labels": Split(images, labels[::-1])}
+    others = {
+        "picture_mean": Split(images // 2, labels), "labels": Split(images, labels[::-1]),
+        "pictures": Split(images[::-1], labels),  # as when two folders' names are exchanged
+    }  # fmt: skip
     for name, other in others.items():
         with pytest.raises(ValueError, match=f"{name} is"):
             run(replace(tiny, test=other))

@@ -44,16 +44,17 @@ def folder(path: pathlib.Path, image_size: int | None):
 
 def _list_pictures(root, classes):
     """A list of files per class, in order of name."""
-    is_picture = lambda path: path.suffix.lower() in PICTURES
-    return [sorted(filter(is_picture, (root / name).rglob("*"))) for name in classes]
+    # And in no hidden folder: Jupyter keeps copies in one.
+    wanted = lambda p: p.suffix.lower() in PICTURES and "/." not in f"/{p.relative_to(root)}"
+    return [sorted(filter(wanted, (root / name).rglob("*"))) for name in classes]
 
 
 def _open(file):
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         require((image := Image.open(file)).mode[0] not in "IF", "more than 8 bits for a colour")
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # as its camera was held
     except Exception as error:  # each of Pillow's readers has its own
         raise ValueError(f"{file} is no picture ({error}): remove or replace it") from error
 

@@ -105,14 +105,15 @@ def _prepare_tfds(name, root):
             'and preparing it needs TensorFlow: run  pip install -e ".[tensorflow]"  once, then '
             "try again", FileNotFoundError)  # fmt: skip
     import tensorflow
-    import tensorflow_datasets
+    import tensorflow_datasets as sets
 
     tensorflow.config.set_visible_devices([], "GPU")  # it would take all of the memory for itself
-    names = tensorflow_datasets.list_builders()
+    names = sets.list_builders()
     require(name in names, unknown("data set", name, ["shapes", *names]))
     print(f"preparing {name} with TFDS in {root}: this can take a while", flush=True)
     try:
-        tensorflow_datasets.builder(name, data_dir=str(root)).download_and_prepare()
+        # Its usual format takes TensorFlow to read.
+        sets.builder(name, data_dir=str(root), file_format="array_record").download_and_prepare()
     except Exception as error:  # TFDS raises whatever its downloader does
         raise FileNotFoundError(f"TFDS could not prepare '{name}': {error}") from error
 
