@@ -103,7 +103,7 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     arrays, metadata = (path.is_file() and others.read(path, normalise)) or load_arrays(path)
     require(not normalise or "normalise" in metadata, f"{path} holds its own input statistics")
     listed = manifest(path.parent).get(path.stem)
-    intact = not listed or listed["file"] != path.name or listed["sha256"] == sha256(path)
+    intact = not listed or listed.get("file") != path.name or listed["sha256"] == sha256(path)
     require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
     require({"architecture", "classes"} <= metadata.keys(),
             f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
@@ -140,7 +140,7 @@ def publish(name: str, model: nnx.Module, metadata: dict, folder=PRETRAINED) -> 
 def manifest(folder=PRETRAINED) -> dict[str, dict]:
     """What a folder's ``MANIFEST.json`` says of its checkpoints, by name; empty without one."""
     path = pathlib.Path(folder) / "MANIFEST.json"
-    return read_json(path, "restore or delete it") if path.is_file() else {}
+    return read_json(path, "restore or delete it", dict) if path.is_file() else {}
 
 
 def sha256(path) -> str:
