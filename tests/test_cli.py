@@ -355,6 +355,7 @@ def test_a_record_is_taken_with_the_teacher_it_was_judged_by(tmp_path, capsys, m
         run(teachers[0])
 
 
+@pytest.mark.slow
 def test_the_demo_prints_a_table_writes_figures_and_resumes(tmp_path, capsys):
     arguments = ["--preset", "smoke", "--out", str(tmp_path), "--methods", "plain", "SoftLogits"]
     compare.main(arguments)

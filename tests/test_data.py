@@ -235,6 +235,7 @@ def test_without_shift_and_mirroring_a_batch_is_the_data_itself():
     np.testing.assert_array_equal(mirrored, images[index][:, :, ::-1])
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize(("crop", "flip"), [(0.3, 0.0), (0.0, 0.2)])
 def test_each_picture_is_shifted_or_mirrored_with_the_probability_asked_for(crop, flip):
     images, index = numbered(1), jnp.zeros(2000, jnp.int32)
@@ -243,6 +244,7 @@ def test_each_picture_is_shifted_or_mirrored_with_the_probability_asked_for(crop
     assert changed.mean() == pytest.approx(crop * 24 / 25 + flip, abs=0.04)  # a shift may be by 0
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize("cut", [False, True])
 def test_mixing_keeps_the_share_of_every_picture_in_its_target(cut):
     """Pictures of one value each: what is left of the value must be what the target says."""
@@ -256,6 +258,7 @@ def test_mixing_keeps_the_share_of_every_picture_in_its_target(cut):
             assert set(np.unique(mixed)) <= set(np.asarray(values).tolist())
 
 
+@pytest.mark.formula
 def test_the_share_of_a_mixture_is_drawn_anew_and_uniform():
     draw = lambda seed: mix(jax.random.key(seed), jnp.zeros((2, 4, 4, 1)), jnp.eye(2), alpha=1.0,
                             cut=False)[1].max()  # fmt: skip
@@ -263,6 +266,7 @@ def test_the_share_of_a_mixture_is_drawn_anew_and_uniform():
     assert len(np.unique(shares)) > 20 and 0.6 < shares.mean() < 0.95
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 8.0])
 def test_shares_follow_the_beta_distribution_asked_for(alpha):
     images, targets = jnp.zeros((8, 1, 1, 1)), jnp.eye(8)
@@ -271,6 +275,7 @@ def test_shares_follow_the_beta_distribution_asked_for(alpha):
     np.testing.assert_allclose(shares.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.15)
 
 
+@pytest.mark.formula
 def test_the_strong_view_changes_every_picture_within_bounds():
     pictures = jnp.asarray(shapes.render(8, 0)[0])
     view = strong(jax.random.key(0), pictures)
@@ -315,6 +320,7 @@ def drawn():
     return found
 
 
+@pytest.mark.formula
 @pytest.mark.parametrize(
     ("change", "low", "high"),
     [
@@ -329,6 +335,7 @@ def test_every_strong_view_is_changed_by_what_is_drawn_for_it(drawn, change, low
     assert values.std() == pytest.approx(width / 12**0.5, rel=0.2)
 
 
+@pytest.mark.formula
 def test_holes_of_strong_views_may_be_anywhere(drawn):
     middle = lambda axis: [np.flatnonzero(inside).mean() for inside in drawn["holes"].any(axis)]
     rows, columns = middle(2), middle(1)
