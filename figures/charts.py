@@ -52,9 +52,10 @@ VERDICTS = {"better": plots.COLOURS[0], "inconclusive": "0.5", "worse": plots.CO
 def shares(student, plain, teacher: float) -> np.ndarray:
     """What a student closes of the plain one's distance to its teacher, ``[seeds]``, 1 being all.
 
-    The mean is the mean gain over the mean gap, the spread that of this ratio, to first order: a
-    plain student that ends high by luck makes a gain small, and the gap with it. Accuracies by
-    seed; the teacher is one, so intervals say nothing of another.
+    ``student`` and ``plain`` are accuracies ``[seeds]``, paired; the teacher's is one number, so
+    intervals say nothing of another teacher. The mean is the mean gain over the mean gap, the
+    spread that of this ratio to first order (the delta method): a plain student that ends high by
+    luck makes a gain small, and the gap with it.
     """
     gain, gap = student - plain, teacher - plain
     share = gain.mean() / gap.mean()

@@ -108,10 +108,10 @@ def work(records, teacher, longer: str) -> str:
     # A picture of a student's epoch: forward and backward, which is twice the forward's work.
     forward = records.histories["plain"].protocol["multiply_adds"] / 1e6
     above = teacher.protocol["multiply_adds"] / 1e6
-    run, taught = 3 * forward + above, records.histories["plain"].epochs
-    require(teacher.config["data"]["train"] == records.histories["plain"].config["data"]["train"],
-            "the teacher has other pictures: count them")  # fmt: skip
-    whole = (3 * above * teacher.epochs + run * taught) / (3 * forward)
+    run, plain = 3 * forward + above, records.histories["plain"]
+    alike = teacher.config["data"]["train"] == plain.config["data"]["train"]
+    require(alike, "the teacher has other pictures: count them")
+    whole = (3 * above * teacher.epochs + run * plain.epochs) / (3 * forward)
     return (
         f"about as many operations as a run with this teacher ({3 * epochs * forward:.0f} and {run:.0f} million "
         f"multiply-adds for each picture of the taught run's epoch; with the teacher's own training it is {whole:.0f} "
@@ -224,7 +224,7 @@ def short() -> str:
         f"{len(embedded.histories) - 1} comparisons. On a JPEG copy of CIFAR-10 at reduced scale, over "
         f"{seeds(cifar)} seeds, plain training for twice as long can't be told from soft logits with attention; `OFD` is "
         f"{verdict(recorded('reduced/offline'), 'OFD', 'better', 'Longer')} points ahead of it. With the original's pair and "
-        f"all 50,000 pictures of that copy, but {epochs} epochs in place of 200 and {seeds(pair)} seeds, attention transfer gains {verdict(pair, attention, 'better')} points over "
+        f"all {pair.histories['plain'].config['data']['train']:,} pictures of that copy, but {epochs} epochs in place of 200 and {seeds(pair)} seeds, attention transfer gains {verdict(pair, attention, 'better')} points over "
         f"plain training, and {verdict(pair, attention, 'better', SAME_WORK)} over plain training with about as many operations; "
         f"`OFD`, which transfers maps from before the ReLU, gains {verdict(pair, 'OFD', 'better')} and "
         f"{verdict(pair, 'OFD', 'better', SAME_WORK)}, and closes {closed(pair, 'OFD')} % of the gap to the teacher of "

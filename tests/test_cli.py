@@ -291,6 +291,15 @@ def test_damaged_teachers_are_refused(pets, teacher_file, tmp_path, capsys, dama
     assert message in refused(train_w_kd.main, arguments, capsys)
 
 
+def test_a_manifest_of_another_kind_is_named_or_leaves_a_checkpoint_alone(teacher_file, tmp_path):
+    copy = shutil.copy(teacher_file, tmp_path)
+    files.write_text(tmp_path / "MANIFEST.json", '{"student-seed-0": {"made by": "others"}}')
+    assert checkpoint.load_network(copy)[1]["architecture"] == "ResNet8x0.25"
+    files.write_text(tmp_path / "MANIFEST.json", "[1]")
+    with pytest.raises(ValueError, match=r"MANIFEST\.json is damaged or of another kind"):
+        checkpoint.load_network(copy)
+
+
 def test_a_teacher_of_other_classes_is_refused(pets, tmp_path, capsys):
     model = kdlib.models.build("ResNet8x0.25", 3)
     facts = {"architecture": "ResNet8x0.25", "classes": ["a", "b", "c"]}

@@ -548,6 +548,19 @@ def test_tfds_sets_without_classes_or_test_are_refused(monkeypatch, splits, labe
         sources._read_tfds("pets", "root", None)
 
 
+def test_sets_are_prepared_in_a_format_that_is_read_without_tensorflow(monkeypatch, tmp_path):
+    asked = []
+    made = types.SimpleNamespace(download_and_prepare=lambda: None)
+    builder = lambda name, **settings: asked.append(settings) or made
+    sets = types.SimpleNamespace(builder=builder, list_builders=lambda: ["pets"])
+    config = types.SimpleNamespace(set_visible_devices=lambda *devices: None)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", sets)
+    monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(config=config))
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: True)
+    sources._prepare_tfds("pets", tmp_path)
+    assert asked == [{"data_dir": str(tmp_path), "file_format": "array_record"}]
+
+
 # --- folders
 
 
