@@ -58,6 +58,11 @@ records: $(VENV)/.ready         ## measure again what README shows of the embedd
 	    --methods plain SoftLogits "AT(beta=100)" --labels 256 128 64 32
 	$(RUN) -m kdlib.compare --preset workshop --seeds 5 --out $(AGAIN)/methods --figures "$(AGAIN)/figures/{table}" \
 	    --table offline online self
+	$(RUN) -m kdlib.compare --preset workshop --seeds 10 --out $(AGAIN)/controls --figures $(AGAIN)/figures/controls \
+	    --methods plain SoftLogits figures/controls.py:Shuffled figures/controls.py:Alike "SoftLogits(alpha=1.0)"
+	for both in "1024 20" "4096 5"; do set -- $$both; $(RUN) -m kdlib.compare --preset workshop --seeds 10 \
+	    --labels $$1 --epochs $$2 --methods plain "SoftLogits(alpha=1.0)" \
+	    --out $(AGAIN)/unlabelled --figures $(AGAIN)/figures/unlabelled || exit; done
 	cp -R $(AGAIN)/figures/. figures
 	$(RUN) -m figures.draws
 	$(RUN) -m figures.watch

@@ -86,7 +86,8 @@ CHANGES: dict[str, Callable[[Outputs], Outputs]] = {
     "scale of a picture's features": lambda s: _scaled(s, jnp.linspace(0.5, 4, len(s.logits))),
     "scale of all features": lambda s: _scaled(s, jnp.full(len(s.logits), 3.0)),
     "shift of the embedding": lambda s: s._replace(embedding=s.embedding + 2.0),
-    "rotation of the embedding": lambda s: s._replace(embedding=s.embedding[:, ::-1])}  # fmt: skip
+    "rotation of the embedding": lambda s: s._replace(  # mirrored twice
+        embedding=(s.embedding - 2 * s.embedding.mean(-1, keepdims=True))[:, ::-1])}  # fmt: skip
 # What a loss and its gradient must stay finite for: student and teacher of each case.
 EXTREMES: dict[str, Callable[[], tuple[Outputs, Outputs]]] = {
     "logits of 10,000": lambda: (outputs(0, scale=1e4), outputs(1, scale=1e4)),

@@ -44,13 +44,19 @@ def _temperature_entropy(entropy: Callable) -> None:
     for temperature in (1.0, 4.0):
         p = np.asarray(jax.nn.softmax(logits / temperature))
         expected = -(p * np.log(p)).sum(-1)
-        _agree(entropy(logits, temperature), expected, "Is it one number per picture, in nats?")
+        hint = "Is the temperature in it, and is it one number per picture, in nats?"
+        _agree(entropy(logits, temperature), expected, hint)
+    sure = entropy(jnp.array([[300.0, 0, -300]]), 1.0)
+    _agree(sure, [0], "A probability that rounds to zero has an infinite logarithm.")
 
 
 def _reverse_kl(loss: Callable) -> None:
     s, t = _logits(1), _logits(2)
     expected = distillers.soft_logit_loss(student_logits=t, teacher_logits=s, temperature=3.0)
-    _agree(loss(s, t, 3.0), expected, "Swap who is weighed by whose probabilities.")
+    _agree(loss(s, t, 3.0), expected, "Whose probabilities are the weights? And the factor T²?")
+    sure = jnp.array([[300.0, 0, -300]])
+    hint = "A probability that rounds to zero has an infinite logarithm."
+    _agree(loss(sure, sure, 1.0), 0, hint)
 
 
 def _logit_gradient(gradient: Callable) -> None:
@@ -58,7 +64,7 @@ def _logit_gradient(gradient: Callable) -> None:
     expected = jax.grad(
         lambda s: distillers.soft_logit_loss(student_logits=s, teacher_logits=t, temperature=4.0)
     )(s)
-    hint = "It is T / n times a difference of two softmaxes."
+    hint = "Compare with jax.grad of the loss, for one picture: is it the factor, or the sign?"
     _agree(gradient(s, t, 4.0), expected, hint)
 
 
@@ -104,7 +110,7 @@ def _gradient_to_teacher(gradient: Callable) -> None:
     expected = jax.grad(
         lambda t: distillers.soft_logit_loss(student_logits=s, teacher_logits=t, temperature=1.0)
     )(t)
-    hint = "With r = log p_t - log p_s it is p_t / n times (r less the mean of r under p_t)."
+    hint = "What does the softmax's derivative subtract from every entry of a row? And the mean?"
     _agree(gradient(t, s), expected, hint)
 
 
@@ -135,15 +141,10 @@ def _partners(partners: Callable) -> None:
     assert seen == {2, 5, 7}, f"twenty draws gave picture 0 the partners {seen}, not 2, 5 and 7"
 
 
-def _calibration_error(error: Callable) -> None:
-    logits, labels = 0.7 * _logits(17, 200), np.arange(200) % 5
-    p = np.asarray(jax.nn.softmax(logits), float)
-    for bins in (15, 4):
-        expected = metrics.calibration(logits, labels, bins).ece
-        found = error(p.max(-1), p.argmax(-1) == labels, bins)
-        _agree(found, expected, "Weigh the bins by their share of the pictures.")
-    found = error(np.array([0.5, 0.3, 0.75]), np.array([True, False, False]), 4)
-    _agree(found, 0.95 / 3, "A confidence on the edge of two bins belongs to the lower one.")
+def _left_of_the_start(left: Callable) -> None:
+    found = _numbers([left(0), left(1), left(4, 0.5), left(5, 0.2)])
+    expected = [1, 1 / 10, 1 / 10 * 2 / 11 * 3 / 12 * 4 / 13, 1 / 10 * 2 / 11 * 0.2**3]
+    _agree(found, expected, "The first step is step 0, and each multiplies what is left by its d.")
 
 
 def _best_temperature(best: Callable) -> None:
@@ -208,10 +209,11 @@ def _of_the_batch(statistics: Callable) -> None:
     _agree(found, [parts.mean(), parts.var()], "The devices' means differ, and that counts too.")
 
 
-def _seeds_needed(needed: Callable) -> None:
-    claims = (0.1, 0.26), (0.2, 0.26), (0.25, 0.26), (0.4, 0.26), (0.001, 5.0)
-    found = _numbers([needed(*claim) for claim in claims])
-    _agree(found, [3, 5, 7, 12, 2], "Try 2, 3, 4, …; the degrees of freedom are one less.")
+def _flipped_signs(share: Callable) -> None:
+    cases = [1.0, 2, 3, 4, 5], [-1.0, -2, -4], [3.0, -1, -1], [0.25, 0.5, -1, 2], [2.0, -2]
+    found = _numbers([share(np.array(differences)) for differences in cases])
+    hint = "Both sides count, the signs as they are are one of the choices, and ties count too."
+    _agree(found, [2 / 32, 2 / 8, 1, 10 / 16, 1], hint)
 
 
 def _share_closed(closed: Callable) -> None:
@@ -237,7 +239,7 @@ EXERCISES: dict[str, Callable] = {
     "04-2": _best_peer,
     "04-3": _ensemble,
     "05-1": _partners,
-    "05-2": _calibration_error,
+    "05-2": _left_of_the_start,
     "05-3": _best_temperature,
     "06-1": _same_pull,
     "06-2": _front,
@@ -246,6 +248,6 @@ EXERCISES: dict[str, Callable] = {
     "07-3": _matched_weight,
     "08-1": _forecast,
     "08-2": _of_the_batch,
-    "09-1": _seeds_needed,
+    "09-1": _flipped_signs,
     "09-2": _share_closed,
 }
