@@ -132,8 +132,7 @@ def _read_cifar(name):
                 classes = archive.extractfile(member).read().decode().split()
     for split, content in rows.items():
         record = np.concatenate(content).reshape(-1, label_bytes + 3072)
-        images = record[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        arrays[f"{split}_images"] = np.ascontiguousarray(images)
+        arrays[f"{split}_images"] = record[:, -3072:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         arrays[f"{split}_labels"] = record[:, label_bytes - 1].astype(np.int32)
     return name.replace("cifar", "CIFAR-"), classes, arrays
 
