@@ -38,7 +38,7 @@ ORIGINAL = {
 NOTEBOOKS = {
     "00_quickstart": "the whole story: two losses, four students, where they look",
     "01_teacher_training": "the network, the recipe, the jitted step, checkpoints",
-    "02_soft_logits": "temperature, dark knowledge, why T², sweeping T and α honestly",
+    "02_soft_logits": "temperature, dark knowledge and a control for it, why T², sweeping T and α honestly, pictures without labels",
     "03_attention_transfer": "attention maps scored against the true objects, which weight, which stage",
     "04_online_distillation": "co-training, mutual learning, ONE, collaborative targets; what they cost",
     "05_self_distillation": "one's own past, depth, views and batch-mates; the cheap baselines; calibration",
