@@ -337,6 +337,17 @@ def test_larger_and_smaller_maps_are_bridged():
             assert np.isfinite(value) and value.shape == ()
 
 
+def test_srrl_compares_pooled_maps_so_any_sides_fit():
+    student, teacher = some_outputs(0), some_outputs(1, 9)
+    *others, last = student.features
+    side = teacher.features[-1].shape[1]
+    last = jnp.tile(last, (1, 3, 3, 1))[:, : side + 1, : side + 1]  # no multiple of the other
+    odd = student._replace(features=(*others, last))
+    distiller = ready(SRRL(), odd, teacher)
+    assert np.isfinite(distiller(odd, teacher, LABELS[:4], a_batch()))
+    assert distiller.connector.conv.kernel.shape[:2] == (1, 1)
+
+
 def test_networks_with_other_numbers_of_stages_are_refused():
     student, teacher = some_outputs(0), some_outputs(1)
     short = teacher._replace(features=teacher.features[1:], preacts=teacher.preacts[1:])

@@ -17,7 +17,8 @@ def boundary_loss(*, student: Array, teacher: Array, margin: float = 1.0) -> Arr
 class AB(Distiller):
     """``weight · Σ_stages boundary / 2^(L − l)`` alone for 30/270 of the run, then CE alone.
 
-    The student's maps pass a 1x1 convolution with batch norm where shapes differ.
+    Where shapes differ, the student's maps pass a convolution with batch norm: 1x1, or strided or
+    transposed where sides do.
 
     Args:
         margin: see :func:`boundary_loss`.

@@ -27,8 +27,10 @@ def partial_loss(*, student: Array, teacher: Array, margin: Array) -> Array:
 class OFD(Distiller):
     """``CE + weight · Σ_stages partial / 2^(L − l)`` on the stages' maps before the last ReLU.
 
-    The student's maps pass a 1x1 convolution with batch norm. ValueError if the teacher's stages
-    don't end in batch norms, or numbers of stages differ.
+    The student's maps pass a 1x1 convolution with batch norm; where sides differ a strided or
+    transposed one, so the sum is over the teacher's positions (mdistiller pools the teacher's map
+    to the student's instead, and its weight means less). ValueError if the teacher's stages don't
+    end in batch norms, or numbers of stages differ.
 
     Args:
         weight: of the sum; 1e-4 is advised for students of ResNet-20's size (their issue 13).

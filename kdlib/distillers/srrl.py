@@ -24,7 +24,8 @@ class SRRL(Distiller):
 
     def prepare(self, student, teacher, rngs, labels):
         require(teacher.head, "SRRL needs the teacher's classifier: choose a network that shows it")
-        self.connector = Adapter(student.features[-1], teacher.features[-1], rngs, relu=True)
+        maps = student.features[-1], teacher.features[-1]
+        self.connector = Adapter(*maps, rngs, relu=True, resize=False)  # both are pooled
 
     def knowledge(self, student, teacher, labels):
         embedding = self.connector(student.features[-1]).mean((1, 2))  # (n, d)
