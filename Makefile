@@ -71,7 +71,10 @@ records: $(VENV)/.ready         ## measure again what README shows of the embedd
 # Teacher, then every table, at full scale: hours on a recent GPU, so in pieces. Each call stops after
 # MINUTES, with an error if it isn't done (kdlib.compare's exit status 75), and the next one goes on.
 # PRESET=reduced SEEDS=3 is the same on a CPU, in hours: fewer layers, labels and epochs.
+# FLAGS are further ones of kdlib.compare, like --bf16. A limit on the command has to be some minutes
+# longer than MINUTES, which leave out what follows an epoch: tests, and compiling the next method.
 MINUTES ?= 1e6
+FLAGS   ?=
 PRESET  ?= full
 SEEDS   ?= 5
 DATASET ?= cifar10
@@ -81,7 +84,7 @@ FIGURES ?= $(if $(filter cifar10 CIFAR10,$(DATASET)),figures/$(PRESET),runs/$(PR
 reproduce: $(VENV)/.ready       ## teacher and every method on CIFAR-10, 200 epochs, five seeds
 	$(RUN) -m kdlib.compare --preset $(PRESET) --dataset "$(DATASET)" --seeds $(SEEDS) \
 	    --time_budget $(MINUTES) --train_teacher runs/$(PRESET)/teacher --table $(TABLES) \
-	    --out runs/$(PRESET) --figures "$(FIGURES)/{table}"
+	    --out runs/$(PRESET) --figures "$(FIGURES)/{table}" $(FLAGS)
 	$(RUN) -m figures.draw
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -95,8 +95,9 @@ class Resident:
     def __call__(self, order):
         """The batches of an epoch, whose pictures ``order`` names."""
         side, n = self.images.shape[-1], self.batch_size
+        order = order.to(self.device)  # once: a copy in every step would wait for the device
         for i in range(0, len(order) - n + 1, n):
-            index = order[i : i + n].to(self.device)
+            index = order[i : i + n]
             grid = torch.arange(side, device=self.device)
             shift = torch.randint(-self.pad, self.pad + 1, (2, n, 1), device=self.device)
             rows, columns = grid + shift[0], grid + shift[1]  # (n, side)
