@@ -34,17 +34,23 @@ class Alike(SoftLogits):
         return super().knowledge(student, teacher._replace(logits=logits), labels)
 
 
+def _named(logits):
+    """Where the largest of each row is, bool ``[n, k]``."""
+    return logits.argmax(-1, keepdims=True) == jnp.arange(logits.shape[-1])
+
+
 def shuffled(logits: jax.Array, key: jax.Array) -> jax.Array:
-    """``logits [n, k]`` whose smaller ones change places within each row, drawn by ``key``."""
-    named = logits.argmax(-1, keepdims=True) == jnp.arange(logits.shape[-1])  # (n, k)
-    first = lambda place: jnp.argsort(jnp.where(named, -1.0, place), -1)  # the named, then others
-    taken = jnp.take_along_axis(logits, first(jax.random.uniform(key, logits.shape)), -1)
-    return jnp.take_along_axis(taken, jnp.argsort(first(jnp.arange(logits.shape[-1])), -1), -1)
+    """``logits [n, k]`` of which all but the largest change places within their row, drawn anew for
+    each row by ``key``: ``[n, k]``."""
+    named_first = lambda place: jnp.argsort(jnp.where(_named(logits), -1.0, place), -1)
+    taken = named_first(jax.random.uniform(key, logits.shape))  # (n, k), in a drawn order
+    back = jnp.argsort(named_first(jnp.arange(logits.shape[-1])), -1)  # to the places in the row
+    return jnp.take_along_axis(jnp.take_along_axis(logits, taken, -1), back, -1)
 
 
 def alike(logits: jax.Array, temperature: float) -> jax.Array:
     """``logits [n, k]`` with one value for all but the largest of a row, so that together they are
-    as likely as before at ``temperature``."""
-    named = logits.argmax(-1, keepdims=True) == jnp.arange(logits.shape[-1])  # (n, k)
+    as likely as before at ``temperature``: ``[n, k]``."""
+    named = _named(logits)
     others = jax.nn.logsumexp(logits / temperature, -1, where=~named, keepdims=True)
     return jnp.where(named, logits, temperature * (others - jnp.log(logits.shape[-1] - 1)))

@@ -208,7 +208,7 @@ def shapes() -> str:
 
 With 256 labelled pictures the small student stays below its teacher, which was trained on 16,000. Soft logits gain {verdict(records, "SoftLogits", "better")} points, {verdict(records, both, "better")} with attention beside them; attention transfer alone, at weight 100, makes no difference that ten seeds could show. With *half* the labels, and with them half the steps, the plain student falls to {accuracy(half, "plain")} %, soft logits gain {verdict(half, "SoftLogits", "better")}, and attention {verdict(half, attention, "better")}; which of the two gains more, ten seeds don't tell ({verdict(half, attention, "inconclusive", "SoftLogits")} lie between them, [figures/labels](figures/labels)).
 
-A teacher can also answer for pictures that *nobody* labelled. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures; [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)"""
+A teacher can also answer for pictures whose labels a student lacks. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures, with their labels; [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)"""
 
 
 def short() -> str:

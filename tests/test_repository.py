@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import kdlib
-from figures import draw
+from figures import controls, draw
 from kdlib import check, checkpoint, distillers, metrics, report, transfer
 from kdlib.history import History
 from kdlib.presets import PRESETS, TABLES
@@ -250,6 +250,21 @@ def one_gap(student, plain, teacher):
 def test_nearly_right_answers_are_refused_with_what_differs(exercise, near, difference, capsys):
     check.answer(exercise, near)
     assert difference in capsys.readouterr().out
+
+
+def test_teachers_that_tell_less_are_as_sure_of_the_class_they_name():
+    logits = 3 * jax.random.normal(jax.random.key(0), (50, 5))
+    moved, flat = controls.shuffled(logits, jax.random.key(1)), controls.alike(logits, 4.0)
+    named = np.asarray(logits.argmax(-1))
+    assert (np.sort(moved) == np.sort(logits)).all()
+    rows, (before, after) = np.arange(50), (jax.nn.softmax(z / 4) for z in (logits, flat))
+    assert (moved[rows, named] == logits[rows, named]).all()
+    assert np.allclose(before[rows, named], after[rows, named], rtol=1e-5)
+    others = lambda z: np.asarray(z)[np.arange(5) != named[:, None]].reshape(50, 4)
+    assert np.ptp(others(flat), 1).max() == 0
+    orders = {tuple(row) for row in np.argsort(np.argsort(others(moved)), 1)}
+    places = (others(moved)[:, :, None] == others(logits)[:, None]).mean(0)  # from each to each
+    assert len(orders) > 12 and np.allclose(places, 1 / 4, atol=0.2)
 
 
 def test_unfinished_and_wrong_answers_are_named_not_raised(capsys):
