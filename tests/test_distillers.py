@@ -216,6 +216,13 @@ def test_a_lesson_that_looks_at_everything_notices_every_change(change):
         check.CONTRACT["invariances"](lambda: kdlib.distillers.own(lesson))
 
 
+def test_a_loss_of_absolute_distances_is_blind_to_an_order_of_dimensions_and_to_no_rotation():
+    lesson = lambda s, t, y: jnp.abs(s.embedding - t.embedding[: len(s.embedding)]).mean()
+    lesson.invariances = ("rotation of the embedding",)
+    with pytest.raises(AssertionError, match="it does notice a rotation"):
+        check.CONTRACT["invariances"](lambda: kdlib.distillers.own(lesson))
+
+
 def test_the_state_compared_is_the_one_restored(monkeypatch):
     forget = lambda path, like: (jax.tree.map(jnp.zeros_like, like), {})
     monkeypatch.setattr(check.checkpoint, "restore_tree", forget)
