@@ -1,7 +1,6 @@
 """``fit``, which every notebook and script calls: seeds, epochs, records and resuming."""
 
 import contextlib
-import inspect
 import json
 import pathlib
 import re
@@ -17,6 +16,7 @@ from flax import nnx
 
 from kdlib import checkpoint, files, history, models, parallel
 from kdlib.data import Dataset, Split
+from kdlib.fingerprint import fingerprint, is_own
 from kdlib.history import History
 from kdlib.models import Outputs
 from kdlib.names import OWN_FILE, require
@@ -151,21 +151,17 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
 
 
 def _own(student, transfer) -> dict[str, str]:
-    """Checksums of what isn't ours: of files named in text, and of functions' and classes' text,
-    with a partial function's arguments and the plain values that a function finds by name."""
+    """Checksums of what isn't ours: of files named in text, of functions, classes and objects."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(files.expand(path))[:16] for path in paths}
     parts = nnx.iter_graph(getattr(transfer, "distiller", None) or nnx.Module())
-    made_by = [student, type(transfer), *(getattr(p, "function", type(p)) for _, p in parts)]
-    for given in filter(callable, made_by):  # a partial function's is that of the function
-        each = given if hasattr(given, "__qualname__") else getattr(given, "func", type(given))
-        if (each.__module__ or "__main__").partition(".")[0] not in ("kdlib", "flax", "functools"):
-            with contextlib.suppress(OSError, TypeError, ValueError):  # made in a shell: no text
-                scopes = inspect.getclosurevars(each)[:2] if inspect.isfunction(each) else ()
-                bound = [given, *(i for s in scopes for i in s.items() if np.isscalar(i[1]))]
-                text = found.get(each.__qualname__, "") + inspect.getsource(each) + str(bound)
-                text = re.sub(r" at 0x\w+", "", text)  # addresses say nothing
-                found[each.__qualname__] = checkpoint.digest(np.array(text))
+    for given in (student, transfer, *(part for _, part in parts if isinstance(part, nnx.Module))):
+        made_by = getattr(given, "function", given)  # a loss's, and a partial function's
+        made_by = getattr(made_by, "func", made_by)
+        kind = made_by if hasattr(made_by, "__qualname__") else type(made_by)
+        if is_own(kind) or (given is student and callable(student)):
+            name = kind.__qualname__  # of two lambdas the same
+            found[name] = found.get(name, "") + fingerprint(given)
     return found
 
 

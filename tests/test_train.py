@@ -21,6 +21,7 @@ import kdlib
 from kdlib import checkpoint, models, tensorboard
 from kdlib.data import Split
 from kdlib.distillers import make
+from kdlib.fingerprint import fingerprint
 from kdlib.program import Program, Recipe
 from kdlib.progress import Progress
 from kdlib.train import fit
@@ -573,8 +574,125 @@ def test_what_has_one_name_is_told_apart_too(tiny, teacher):
     assert any(name.endswith("Maker") for name in named(Maker()))
     assert "build" in named(functools.partial(build))
     nowhere = {}
-    exec("def loss(s, t, labels): return (s.logits - t.logits).var()", nowhere)  # has no module
-    assert named(STUDENT, Offline(teacher, kdlib.distillers.own(nowhere["loss"]))) == {}
+    exec("def loss(s, t, labels): return (s.logits - t.logits).var()", nowhere)  # has no text
+    assert list(named(STUDENT, Offline(teacher, kdlib.distillers.own(nowhere["loss"])))) == ["loss"]
+
+
+def _written(text: str, name: str):
+    """What text defines that is nowhere to be read, as a class in a notebook's cell."""
+    place = {**globals()}
+    exec(text, place)
+    return place[name]
+
+
+NETWORK = """
+class Net(nnx.Module):
+    def __init__(self, seed, width):
+        self.network, self.scale = build(seed), width
+    def __call__(self, images):
+        return self.network(images)._replace(logits=SCALE * self.network(images).logits)
+def student(seed):
+    return Net(seed, width=4)
+"""
+HELPER = """
+SCALE, WEIGHTS = 2.0, [1.0, 0.5]
+def distance(s, t):
+    return SCALE * ((s.logits - t.logits) ** 2).mean()
+class Loss(kdlib.distillers.Distiller):
+    tau = 4.0
+    def __init__(self, beta=1.0):
+        self.beta = beta
+    @property
+    def half(self):
+        return 0.5
+    def knowledge(self, s, t, labels):
+        return self.half * self.beta * WEIGHTS[0] * distance(s, t)
+def loss(s, t, labels):
+    return (lambda: WEIGHTS[1] * distance(s, t))()
+loss.weight = 3.0
+class Mine(Offline):
+    gain = 1.0
+def student(seed):
+    return build(seed)
+"""
+
+
+@pytest.mark.parametrize(("text", "name", "old", "new"), [
+    (NETWORK, "student", "SCALE", "2 * SCALE"),  # a class that the function makes
+    (NETWORK, "student", "width=4", "width=5"),
+    (HELPER, "loss", ".mean()", ".sum()"), (HELPER, "loss", "1.0, 0.5", "1.0, 0.6"),
+    (HELPER, "loss", "SCALE, W", "SCALE = 3.0; _, W"), (HELPER, "loss", "weight = 3", "weight = 4"),
+    (HELPER, "loss", "lambda: W", "lambda: 2 * W"),
+    (HELPER, "Loss", ".mean()", ".sum()"), (HELPER, "Loss", "tau = 4", "tau = 5"),
+    (HELPER, "Loss", "return 0.5", "return 0.6"), (HELPER, "Loss", "beta=1.0", "beta=2.0"),
+    (HELPER, "Mine", "gain = 1", "gain = 2"),
+])  # fmt: skip
+def test_code_that_cannot_be_read_is_told_apart(text, name, old, new, tiny, teacher):
+    def key(text):
+        made, student = _written(text, name), STUDENT
+        if name == "student":
+            student, transfer = made, Supervised()
+        elif name == "Mine":
+            transfer = made(teacher, make("AT"))
+        else:
+            transfer = Offline(teacher, kdlib.distillers.own(made))
+        return kdlib.train.configuration(student, tiny, transfer, QUICK, 1)["own"]
+
+    assert old in text
+    assert key(text) == key(text.replace("\n", "  # a note\n")) != key(text.replace(old, new))
+    assert list(key(text)) == [name]
+
+
+def test_attributes_set_afterwards_are_told_apart(tiny, teacher):
+    """Of a loss, a distiller and a transfer of one's own, and arguments of a maker of networks."""
+    key = lambda transfer, student=STUDENT: kdlib.train.configuration(
+        student, tiny, transfer, QUICK, 1
+    )["own"]
+    loss = lambda s, t, labels: s.logits.var()
+    for make_one in (
+        lambda: Offline(teacher, kdlib.distillers.own(loss)),
+        lambda: Offline(teacher, kdlib.distillers.own(_written(HELPER, "Loss")())),
+        lambda: _written(HELPER, "Mine")(teacher, make("AT")),
+    ):
+        before, changed = make_one(), make_one()
+        of = changed if type(changed) is not Offline else changed.distiller
+        of.weight = 100.0
+        assert key(before) == key(make_one()) != key(changed)
+    maker = lambda name: functools.partial(models.build, name, CLASSES)
+    assert key(Supervised(), maker("ResNet8")) != key(Supervised(), maker("ResNet14"))
+
+
+def test_modules_of_ones_own_are_part_of_what_reads_them(tmp_path, monkeypatch):
+    (tmp_path / "my_helpers.py").write_text("def far(x):\n    return x - 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import my_helpers
+
+    reads, before = lambda x: my_helpers.far(x), my_helpers.far
+    one = fingerprint(reads)
+    monkeypatch.setattr(my_helpers, "far", lambda x: x - 2)
+    assert fingerprint(reads) != one
+    monkeypatch.setattr(my_helpers, "far", before)
+    assert fingerprint(reads) == one
+
+
+def test_a_fingerprint_is_the_same_in_every_process():
+    """Whatever the order of sets, the address of things, and whether code was compiled before."""
+    program = (
+        "import functools, jax, numpy as np, kdlib\n"
+        "from kdlib.fingerprint import fingerprint\n"
+        "def f(x, kinds=frozenset({'one', 'two', 'three'})):\n"
+        "    return x in {'a', 'b', 'c'} or jax.numpy.exp(x)[1:2], object, (1, 2), (1, 2)\n"
+        "class C:\n    at = object()\n    def __init__(self): self.me, self.s = self, {'q', 'r'}\n"
+        "    def f(self): pass\n"
+        "all = [f, C, C(), functools.partial(f, 1), jax.jit(f), kdlib.load, np.eye(3), C().f]\n"
+        "print(*map(fingerprint, all))"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed},
+                       capture_output=True, text=True, check=True).stdout
+        for seed in "12"
+    }  # fmt: skip
+    assert len(found) == 1 and len(set(found.pop().split())) == 8
 
 
 BETA = 1.0  # what a loss of one's own may read
@@ -601,9 +719,10 @@ def test_what_a_function_is_bound_to_tells_runs_apart(tiny, teacher, tmp_path, m
     quick_fit(tiny, taught(some(2)), run_dir=tmp_path)
     with pytest.raises(ValueError, match=r"own\..*loss is"):
         quick_fit(tiny, taught(some(3)), run_dir=tmp_path)
-    early = key(lambda s, t, labels: later * s.logits.var())  # has no value yet
+    early = lambda s, t, labels: later * s.logits.var()
+    unknown = key(early)  # it has no value yet
     later = 2.0
-    assert early == {}
+    assert key(early) != unknown
 
 
 def test_networks_may_hold_what_cannot_be_hashed(tiny):
