@@ -201,6 +201,8 @@ def main(arguments=None) -> None:
     chosen = choose(options)
     for method in options.methods or [m for table in options.table for m in chosen.table(table)]:
         transfer.make(method)  # a wrong name ends here, before anything is trained
+    fewest, batch = min(options.labels or [10**9]), chosen.recipe.batch_size
+    require(fewest >= batch, f"--labels {fewest}: give {batch}, the size of a batch, or more")
     out = options.out or pathlib.Path("runs") / "-".join(options.table)
     figures = str(files.expand(options.figures or out / "figures"))
     if len(options.table) > 1 and "{table}" not in figures:

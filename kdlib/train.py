@@ -139,13 +139,14 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
     checksums.
     """
     kind = getattr(student, "__name__", "custom") if callable(student) else None
+    splits = data.train, data.test, data.validation
     config = {"student": kind or models.canonical(student), "own": _own(student, transfer),
         "transfer": transfer.name, "distiller": transfer.spec, "recipe": asdict(recipe),
         "data": data.describe(), "picture_shape": data.image_shape,
         "picture_mean": [round(v, 3) for s in (data.train, data.test) for v in s.moments[0]],
         "teacher": checkpoint.digest(Modules(transfer.frozen())),
         "labels": checkpoint.digest([data.train.labels, data.test.labels]),
-        "pictures": checkpoint.digest([data.train.images, data.test.images]),
+        "pictures": checkpoint.digest([s.images for s in splits if s]),
         "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds)}  # fmt: skip
     return json.loads(json.dumps(config))  # tuples become lists, as they will be read back
 
@@ -248,16 +249,18 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
     """Make a run's folder, or find the same run in it.
 
     Raises:
-        ValueError: another run is there (the message names the settings that differ), or one whose
-            config is gone.
+        ValueError: another run is there (the message names the settings that differ), one whose
+            config is gone, or a config of something else.
     """
-    path = run_dir / "config.json"
-    if not any(run_dir.glob("[hs][it]*")):  # no history, state, student
+    path, advice = run_dir / "config.json", "choose another folder"
+    ours = not path.exists() or "transfer" in files.read_json(path, advice, dict)
+    require(ours, f"{path} is not a run's: {advice}")
+    if not (any(run_dir.glob("*-seed-*")) or (run_dir / "history.json").exists()):
         return files.write_text(path, json.dumps(config, indent=1))
-    require(path.exists(), f"{run_dir} holds a run without its {path.name}: choose another folder")
-    settings = files.read_json(path, "choose another folder"), config
+    require(path.exists(), f"{run_dir} holds a run without its {path.name}: {advice}")
+    settings = files.read_json(path, advice), config
     there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in
                  sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip
-    require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): choose another "
-            "folder, or the same settings to resume")  # fmt: skip
+    require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): {advice}, "
+            "or the same settings to resume")  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -124,6 +125,50 @@ def test_more_labels_than_there_are_are_refused_before_the_first_run(tmp_path, c
     assert not (tmp_path / "run").exists()
 
 
+def test_fewer_labels_than_a_batch_are_refused_before_the_first_run(tmp_path, capsys):
+    command = f"--preset smoke --methods plain --labels 64 31 --out {tmp_path}/run"
+    assert "--labels 31: give 32, the size of a batch" in refused(compare.main, command, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_s_own_config_is_not_overwritten(pets, teacher_file, tmp_path, capsys):
+    """And files that begin like a run's don't make a folder one."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "history.txt").write_text("a note")
+    (out / "stats.csv").write_text("a table")
+    command = shlex.join(distil(pets, teacher_file, out))
+    for text in ('{"model_type": "bert"}', "[1]", "{"):
+        (out / "config.json").write_text(text)
+        assert "config.json is" in refused(train_w_kd.main, command, capsys)
+        assert (out / "config.json").read_text() == text
+    (out / "config.json").unlink()
+    train_w_kd.main(shlex.split(command))
+    assert (out / "history.json").exists() and (out / "stats.csv").exists()
+
+
+@pytest.mark.parametrize(("error", "shown"), [
+    (MemoryError(), "error: out of memory"),
+    (MemoryError("Unable to allocate 3 GiB"), "error: Unable to allocate 3 GiB"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile"), "Out of memory while"),
+])  # fmt: skip
+def test_too_little_memory_is_said_in_one_line(error, shown, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(main)
+    assert shown in (text := capsys.readouterr().err) and text.count("\n") == 1
+
+
+def test_what_nobody_can_mend_shows_where_it_was():
+    def main():
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such kernel")
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        cli.run(main)
+
+
 def test_a_tilde_is_ones_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     options = compare._parser().parse_args(["--out=~/runs", "--train_teacher=~/teacher"])
@@ -196,6 +241,15 @@ def test_recipe_flags_reach_the_recipe():
         weight_decay=0.0, eval_batch_size=9, bfloat16=True, zero_init=False,
     )  # fmt: skip
     assert cli.recipe_of(cli.training_parser("x", "y").parse_args([])) == kdlib.Recipe()
+
+
+@pytest.mark.parametrize(
+    ("flags", "logs"),
+    [("", 1), ("--do_log", 1), ("--do_log 200", 200), ("--do_log 0", 0), ("--no-do_log", 0)],
+)
+def test_logging_is_asked_for_as_in_the_original_too(flags, logs):
+    """There the number is that of the steps between two points; here a point is an epoch."""
+    assert cli.training_parser("x", "y").parse_args(flags.split()).do_log == logs
 
 
 def test_without_a_gpu_the_number_is_noted_and_the_run_goes_on(capsys):

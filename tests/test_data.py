@@ -12,6 +12,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import types
 
 import jax
@@ -485,6 +486,17 @@ def test_sets_that_cannot_be_had_say_what_to_do(cache, monkeypatch, tmp_path, na
     assert "\n" not in str(error.value)
 
 
+def test_a_mistyped_folder_is_no_set_to_prepare_and_a_mistyped_place_is_not_passed_over(
+    mirror, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(FileNotFoundError, match="no folder photos, and the TFDS set"):
+        data.load("photos")
+    data.load("cifar10")  # now cached
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere of TFDS sets"):
+        data.load("cifar10", data_dir=str(tmp_path / "nowhere"))
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A tiny grey-scale TFDS set, prepared without TensorFlow."""
@@ -647,6 +659,26 @@ def test_pictures_are_resized_if_asked_and_mixed_sizes_refused_if_not(tmp_path):
         data.load(str(root))
     with pytest.raises(ValueError, match="shapes stays at 32 pixels"):
         data.load("shapes", image_size=16)
+
+
+def test_photographs_are_resized_one_after_the_other(tmp_path):
+    """All of them at full size would fill the memory."""
+    root = picture_folder(tmp_path / "pets", {"cat": 8, "dog": 8}, side=400)
+    data.load(str(root), image_size=8)  # imports
+    tracemalloc.start()
+    data.load(str(root), image_size=8)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * 400 * 400 * 3  # 16 would be there at once
+
+
+def test_a_folder_has_a_name_wherever_one_stands_and_hides_no_set(tmp_path, monkeypatch):
+    root = picture_folder(tmp_path / "shapes", {"cat": 5, "dog": 5})
+    monkeypatch.chdir(root)
+    assert (found := data.load(".")).name == "shapes" and found.source == "folder shapes"
+    monkeypatch.chdir(tmp_path)
+    assert data.load("./shapes").source == "folder shapes"
+    assert data.load("shapes").source == "embedded shapes"
 
 
 def test_resized_pictures_are_smooth():

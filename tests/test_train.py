@@ -522,6 +522,13 @@ def test_a_changed_test_set_is_another_run(tiny, tmp_path):
             run(replace(tiny, test=other))
 
 
+def test_other_validation_pictures_are_another_run(tiny, tmp_path):
+    few, other = tiny.test.take(slice(16)), tiny.test.take(slice(1, 17))
+    quick_fit(replace(tiny, validation=few), run_dir=tmp_path)
+    with pytest.raises(ValueError, match="pictures is"):
+        quick_fit(replace(tiny, validation=other), run_dir=tmp_path)
+
+
 def test_functions_of_one_name_are_told_apart_by_their_text(tiny, teacher, tmp_path):
     def loss(student, teacher, labels):
         return (student.logits - teacher.logits).var()

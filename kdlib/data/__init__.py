@@ -14,12 +14,12 @@ KINDS = ("images", "labels", "masks")  # of arrays in a split
 
 def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int = 0,
          data_dir: str | None = None, image_size: int | None = None) -> Dataset:  # fmt: skip
-    """Load a data set into memory; the second time it comes from a cache of decoded arrays.
+    """Load a data set into memory; all but folders come from a cache the second time.
 
     Args:
         name: ``"shapes"`` (embedded, with object masks), a TFDS name (``"cifar10"``,
             ``"svhn_cropped"``; ``"CIFAR10"`` and ``"CIFAR-10"`` mean the same), or the path of a
-            folder with one sub-folder of pictures per class.
+            folder with a sub-folder of pictures per class; ``"./mnist"`` where a set has its name.
         validation, subset: numbers of training pictures to hold out, and to keep (None: all), in
             equal shares of every class; ``seed`` draws both choices.
         data_dir: of prepared TFDS sets; None: ``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
@@ -31,9 +31,10 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
         ValueError: an unknown name, more pictures asked for than there are, or a size for a set
             that can't be resized.
     """
-    path = expand(name)
-    if path.is_dir() or "/" in name or "\\" in name:
-        name, (source, classes, arrays) = path.name, folder.folder(path, image_size)
+    path, known = expand(name), name.lower() in sources.KNOWN
+    if (path.is_dir() and not known) or "/" in name or "\\" in name:
+        name = path.absolute().name  # "." has one too
+        source, classes, arrays = folder.folder(path, image_size)
     elif name.lower() == "shapes":
         name = "shapes"
         source, classes, arrays = sources.cached(f"shapes-v{shapes.VERSION}", _render_shapes)

@@ -32,14 +32,14 @@ def folder(path: pathlib.Path, image_size: int | None):
     few = [name for name, *both in zip(classes, kept, held_out, strict=True) if not all(both)]
     require(not few, f"{path}: too few to train and test on of {', '.join(few)}; add some or test/")
     both, arrays = (kept, held_out), {}
-    pictures = [_open(file) for split in both for files in split for file in files]
+    pictures = (_open(file) for split in both for files in split for file in files)
     pictures = np.split(stack(pictures, image_size, str(path)), [sum(map(len, kept))])
     for split, found, images in zip(("train", "test"), both, pictures, strict=True):
         arrays[f"{split}_images"], counts = images, [len(files) for files in found]
         arrays[f"{split}_labels"] = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     order = np.random.default_rng(0).permutation(len(arrays["test_labels"]))  # no class comes first
     arrays |= {name: arrays[name][order] for name in ("test_images", "test_labels")}
-    return f"folder {path.name}", tuple(classes), arrays
+    return f"folder {path.absolute().name}", tuple(classes), arrays
 
 
 def _list_pictures(root, classes):
@@ -60,13 +60,15 @@ def _open(file):
 
 
 def stack(pictures, image_size: int | None, where: str) -> np.ndarray:
-    """Pictures of one size as uint8 ``[n, h, w, c]``, resized to a square if asked."""
+    """Pictures of one size as uint8 ``[n, h, w, c]``, each resized to a square if asked."""
     if image_size:
         from PIL import Image
 
-        images = [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pictures]
-        images = [np.asarray(image.resize((image_size, image_size))) for image in images]
-        pictures = [p[..., None] if p.ndim == 2 else p for p in images]
+        # One after the other: photographs of full size would fill the memory.
+        images = (Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in pictures)
+        images = (np.asarray(image.resize((image_size, image_size))) for image in images)
+        pictures = (p[..., None] if p.ndim == 2 else p for p in images)
+    pictures = list(pictures)
     shapes = sorted({p.shape for p in pictures})
     some = ", ".join(map(str, shapes[:3]))
     require(len(shapes) == 1, f"{where} has pictures of several sizes ({some}): give an image_size")

@@ -63,11 +63,13 @@ def tfds(name: str, data_dir: str | None, image_size: int | None):
     set, isn't installed or the download failed; ValueError for no or no image classification set.
     """
     root = expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    require(not data_dir or root.is_dir(), f"no folder {root} of TFDS sets", FileNotFoundError)
     prepared = sorted((root / name).rglob("dataset_info.json"))
     if not prepared and name in CIFAR:
         return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))
     if not prepared:
-        return _prepare_tfds(name, root) or tfds(name, data_dir, image_size)  # it is there now
+        _prepare_tfds(name, root)
+        return tfds(name, data_dir, image_size)  # it is there now
     stamp = f"{prepared[-1].resolve()} {prepared[-1].stat().st_mtime_ns} {image_size}"
     key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
     return cached(key, lambda: _read_tfds(name, root, image_size))
@@ -100,9 +102,9 @@ def _read_tfds(name, root, image_size):
 def _prepare_tfds(name, root):
     typo = name not in KNOWN and difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.75)
     require(not typo, unknown("data set", name, KNOWN))
-    require(importlib.util.find_spec("tensorflow"), f"TFDS set '{name}' is not prepared in {root}, "
-            'and preparing it needs TensorFlow: run  pip install -e ".[tensorflow]"  once, then '
-            "try again", FileNotFoundError)  # fmt: skip
+    require(importlib.util.find_spec("tensorflow"), f"there is no folder {name}, and the "
+            f"TFDS set of this name is not prepared in {root}; preparing it needs TensorFlow: run  "
+            'pip install -e ".[tensorflow]"  once, then try again', FileNotFoundError)  # fmt: skip
     import tensorflow
     import tensorflow_datasets as sets
 
