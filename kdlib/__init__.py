@@ -1,8 +1,9 @@
 """Knowledge distillation in JAX and Flax: networks, jitted training, distillers, transfer.
 
 The floors, from the top: ``compare`` and ``cli`` · ``presets`` · ``check`` · ``plots`` · ``report``
-· ``analysis`` · ``train``, ``program``, ``score`` and ``parallel`` · ``checkpoint`` · ``transfer``
-(who teaches) · ``distillers`` (what is taught) · ``metrics`` · ``models`` · ``data``.
+· ``analysis`` · ``train``, ``program``, ``score`` and ``parallel`` · ``fingerprint``,
+``checkpoint`` · ``transfer`` (who teaches) · ``distillers`` (what is taught) · ``metrics`` ·
+``models`` · ``data``.
 """
 
 import os
