@@ -34,8 +34,8 @@ EXERCISES = runpy.run_path(str(check.FILE))["EXERCISES"]
 # From the ground up; a module may import from its own floor's left and from the floors before.
 FLOORS = [
     "files", "names", "models", "others", "checkpoint", "fingerprint", "data", "metrics",
-    "distillers", "transfer", "history", "progress", "dot", "parallel", "score", "program", "train", "analysis",
-    "tensorboard", "report", "plots", "check", "presets", "cli", "compare",
+    "distillers", "transfer", "history", "progress", "dot", "parallel", "score", "program", "train",
+    "analysis", "tensorboard", "report", "plots", "check", "presets", "cli", "compare",
 ]  # fmt: skip
 
 
