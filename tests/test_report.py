@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import kdlib
-from figures import charts
+from figures import charts, unseen, which_teacher
 from kdlib import metrics, plots, report
+from kdlib.data import shapes
 from kdlib.history import History
 
 
@@ -24,6 +25,27 @@ def history(accuracies, seconds=1.0, device="cpu, 2 cores") -> History:
         "seconds": np.full(accuracies.shape, seconds).tolist(),
     }  # fmt: skip
     return History(config, protocol, list(range(len(accuracies))), curves)
+
+
+def test_runs_of_a_seed_each_become_one_record():
+    each = []
+    for seed, accuracies in ((3, [0.5, 0.6]), (7, [0.7, 0.9])):
+        one = history([accuracies])
+        one.seeds, one.final = [seed], {"ece": [accuracies[0]]}
+        one.config |= {"seeds": [seed], "teacher": f"of {seed}"}
+        each.append(one)
+    both = which_teacher.together(each)
+    assert both.seeds == both.config["seeds"] == [3, 7]
+    assert both.config["teacher"] == ["of 3", "of 7"]
+    assert both.last().tolist() == [0.6, 0.9] and both.final == {"ece": [0.5, 0.7]}
+    assert each[0].seeds == [3] and each[0].last().tolist() == [0.6]
+
+
+def test_pictures_that_a_teacher_has_never_seen_are_nobody_s(small_shapes):
+    fresh, *_ = shapes.render(50, seed=unseen.DRAWN)
+    for split in (small_shapes.train, small_shapes.test):
+        alike = (fresh[:, None] == split.images[None]).all((2, 3, 4))
+        assert not alike.any()
 
 
 def test_the_interval_is_student_s():
