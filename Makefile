@@ -64,6 +64,8 @@ records: $(VENV)/.ready         ## measure again what README shows of the embedd
 	    --labels $$1 --epochs $$2 --methods plain "SoftLogits(alpha=1.0)" \
 	    --out $(AGAIN)/unlabelled --figures $(AGAIN)/figures/unlabelled || exit; done
 	cp -R $(AGAIN)/figures/. figures
+	$(RUN) -m figures.unseen
+	$(RUN) -m figures.which_teacher
 	$(RUN) -m figures.draws
 	$(RUN) -m figures.watch
 	$(MAKE) figures
