@@ -193,8 +193,10 @@ def shapes() -> str:
     """The embedded set: the demo's methods with ten seeds, and with half the labels."""
     records, half = report.recorded("shapes"), report.recorded("labels/labels-128")
     more, few = map(report.recorded, ("unlabelled/labels-4096", "controls"))
+    less, new = map(report.recorded, ("unlabelled/labels-1024", "unlabelled/unseen-1024"))
     answers = "SoftLogits(alpha=1.0)"
     verdict(more, answers, "inconclusive")
+    (count,) = {f"{r.histories[answers].config['data']['train']:,}" for r in (less, new)}
     pictures, of = (f"{each.histories['plain'].config['data']['train']:,}" for each in (more, few))
     steps = {
         h.epochs * h.config["data"]["train"] for r in (more, few) for h in r.histories.values()
@@ -208,7 +210,7 @@ def shapes() -> str:
 
 With 256 labelled pictures the small student stays below its teacher, which was trained on 16,000. Soft logits gain {verdict(records, "SoftLogits", "better")} points, {verdict(records, both, "better")} with attention beside them; attention transfer alone, at weight 100, makes no difference that ten seeds could show. With *half* the labels, and with them half the steps, the plain student falls to {accuracy(half, "plain")} %, soft logits gain {verdict(half, "SoftLogits", "better")}, and attention {verdict(half, attention, "better")}; which of the two gains more, ten seeds don't tell ({verdict(half, attention, "inconclusive", "SoftLogits")} lie between them, [figures/labels](figures/labels)).
 
-A teacher can also answer for pictures whose labels a student lacks. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures, with their labels; [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)"""
+A teacher can also answer for pictures whose labels a student lacks. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures, with their labels; {count} that it has never seen bring {accuracy(new, answers)} %, {count} of the others {accuracy(less, answers)}: [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)"""
 
 
 def short() -> str:
