@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -145,10 +146,13 @@ class Stage(nnx.Module):
         return norm.scale[...], norm.bias[...]
 
 
-def row(block, make, c_in, c_out, depth, stride):
-    """``depth`` blocks in a row: the first changes channels and takes the stride."""
-    rest = [(c_out, 1)] * (depth - 1)
-    return [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+def rows(block, make, widths, depths, stride=1):
+    """Blocks in a row, for one stage after the other: from each of the widths to the next, as many
+    as the depth says. A row's first block changes channels and has stride 2, or the first's."""
+    for (c_in, c_out), depth in zip(pairwise(widths), depths, strict=True):
+        rest = [(c_out, 1)] * (depth - 1)
+        yield [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+        stride = 2
 
 
 class Network(nnx.Module):

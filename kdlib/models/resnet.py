@@ -8,7 +8,7 @@ batch norm (the paper pads with zeros), as in the distillation literature's tabl
 import jax
 from flax import nnx
 
-from kdlib.models.network import ConvNorm, Make, Network, Stage, row
+from kdlib.models.network import ConvNorm, Make, Network, Stage, rows
 
 
 class BasicBlock(nnx.Module):
@@ -60,12 +60,8 @@ class ResNet(Network):
             block, depths, first = BasicBlock, ((depth - 2) // 6,) * 3, round(16 * width)
             c_in, stem = min(first, 32), (3, 1)  # the literature's 8x4 and 32x4: 32, 64, 128, 256
         self.stem_conv, self.stem_norm = make.conv(len(make.mean), c_in, *stem), make.norm(c_in)
-        stages = []
-        for i, blocks in enumerate(depths):
-            c_out = first * 2**i
-            stages.append(Stage(row(block, make, c_in, c_out, blocks, 2 if i else 1)))
-            c_in = c_out
-        super().__init__(make, stages, c_in)
+        widths = [c_in, *(first * 2**i for i in range(len(depths)))]
+        super().__init__(make, list(map(Stage, rows(block, make, widths, depths))), widths[-1])
 
     def stem(self, x: jax.Array) -> jax.Array:
         x = super().stem(x)

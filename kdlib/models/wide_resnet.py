@@ -6,7 +6,7 @@ Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; 
 import jax
 from flax import nnx
 
-from kdlib.models.network import Make, Network, Stage, row
+from kdlib.models.network import Make, Network, Stage, rows
 
 
 class PreactBlock(nnx.Module):
@@ -37,13 +37,10 @@ class WideResNet(Network):
 
     def __init__(self, make: Make, depth: int, width: float):
         self.stem_conv = make.conv(len(make.mean), 16, 3)
-        stages, c_in = [], 16
-        for i in range(3):
-            c_out = round(16 * width) * 2**i
-            blocks = row(PreactBlock, make, c_in, c_out, (depth - 4) // 6, 2 if i else 1)
-            stages.append(Stage([*blocks, make.norm(c_out)], relu_between=False))
-            c_in = c_out
-        super().__init__(make, stages, c_in)
+        stages, widths = [], [16, *(round(16 * width) * 2**i for i in range(3))]
+        for i, blocks in enumerate(rows(PreactBlock, make, widths, ((depth - 4) // 6,) * 3), 1):
+            stages.append(Stage([*blocks, make.norm(widths[i])], relu_between=False))
+        super().__init__(make, stages, widths[-1])
 
     def stem(self, x: jax.Array) -> jax.Array:
         return self.stem_conv(x)

@@ -133,7 +133,11 @@ class Supervised:
             if alpha:
                 mix_key = jax.random.fold_in(key, fold)
                 images, targets = mix(mix_key, images, targets, alpha=alpha, cut=cut)
-        return Batch(images, labels, index, progress, key, targets)
+        extra = self.extra(view, pictures, index, key)
+        return Batch(images, labels, index, progress, key, targets, extra)
+
+    def extra(self, view: Callable, pictures: Pictures, index, key):
+        """What a batch holds beside these pictures, like further views of them."""
 
     def loss(self, trained: nnx.Module, frozen: nnx.Module, batch: Batch) -> Loss:
         """The loss of one batch.
