@@ -3,10 +3,9 @@
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; no dropout.
 """
 
-import jax
 from flax import nnx
 
-from kdlib.models.network import Make, Network, Stage, rows
+from kdlib.models.network import Array, Make, Network, Stage, rows
 
 
 class PreactBlock(nnx.Module):
@@ -22,7 +21,7 @@ class PreactBlock(nnx.Module):
         if self.projects:
             self.shortcut = make.conv(c_in, c_out, 1, stride)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         y = x if self.activated else nnx.relu(self.norm1(x))
         shortcut = self.shortcut(y) if self.projects else x
         return self.conv2(nnx.relu(self.norm2(self.conv1(y)))) + shortcut
@@ -42,5 +41,4 @@ class WideResNet(Network):
             stages.append(Stage([*blocks, make.norm(widths[i])], relu_between=False))
         super().__init__(make, stages, widths[-1])
 
-    def stem(self, x: jax.Array) -> jax.Array:
-        return self.stem_conv(x)
+    stem = property(lambda self: self.stem_conv)

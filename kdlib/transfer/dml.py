@@ -5,9 +5,8 @@ from itertools import permutations
 import jax
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Loss, Setup, Supervised
+from kdlib.transfer.supervised import Loss, Setup, Supervised, require
 
 
 class DML(Supervised):

@@ -3,9 +3,8 @@
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Setup, Supervised
+from kdlib.transfer.supervised import Setup, Supervised, require
 
 
 class EMATeacher(Supervised):

@@ -152,8 +152,6 @@ class Supervised:
 
     def after_step(self, params: dict, rest: dict, step: jax.Array) -> tuple[dict, dict]:
         """Changes to the state that are no gradient steps; both are dicts by module."""
-        if "average" not in params:
-            return params, rest
         decay = jnp.minimum(self.average, (1 + step) / (10 + step))  # a shorter memory at first
         is_float = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)  # and no key of a dropout
         mix = lambda average, new: decay * average + (1 - decay) * new if is_float(new) else new
