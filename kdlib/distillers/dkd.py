@@ -40,6 +40,6 @@ class DKD(Distiller):
     def knowledge(self, student, teacher, labels):
         logits = (x.logits.astype(jnp.float32) / self.temperature for x in (student, teacher))
         parts = zip(*(decouple(logits=z, labels=labels) for z in logits), strict=True)
-        # (n,) each; in the rest, the label's place adds 0 − 0.
+        # Of b and of q, (n,); there the label's place adds 0 − 0.
         target, rest = ((jnp.exp(t) * (t - s)).sum(-1) for s, t in parts)
         return self.temperature**2 * (self.alpha * target + self.beta * rest).mean()

@@ -30,10 +30,9 @@ class CSKD(Supervised):
         self.distiller = SoftLogits(temperature, alpha=weight, gamma=1.0)
 
     def extra(self, view, pictures, index, key):
-        labels = pictures.labels[index]
         draw, shift = jax.random.split(jax.random.fold_in(key, 31))
         itself = jnp.arange(len(pictures.labels)) == index[:, None]  # (n, m)
-        same = (pictures.labels == labels[:, None]) & ~itself
+        same = (pictures.labels == pictures.labels[index, None]) & ~itself
         # A class with a single picture has no partner but itself.
         same |= ~same.any(1, keepdims=True) & itself
         partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)

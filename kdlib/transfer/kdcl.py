@@ -78,8 +78,7 @@ class KDCL(Supervised):
         return {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
 
     def extra(self, view, pictures, index, key):
-        numbers = range(1, len(self.peers) + 1)
-        return [view(jax.random.fold_in(key, i), index) for i in numbers]
+        return [view(jax.random.fold_in(key, i), index) for i in range(1, len(self.peers) + 1)]
 
     def loss(self, trained, frozen, batch):
         peers = (getattr(trained, f"peer_{i}") for i in range(1, len(self.peers) + 1))
