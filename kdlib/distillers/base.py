@@ -188,7 +188,7 @@ class Adapter(nnx.Module):
         require((h * up, w * up) == (height * down, width * down),
                 f"a feature map of {h}x{w} can't be adapted to {height}x{width}: choose networks "
                 "whose maps are multiples of each other")  # fmt: skip
-        self.relu = relu
+        self.activation = nnx.relu if relu else nnx.identity
         if not always and (h, w, c_in) == (height, width, c_out):
             self.conv = self.norm = nnx.identity
             return
@@ -200,8 +200,7 @@ class Adapter(nnx.Module):
         self.norm = BatchNorm(c_out, rngs=rngs) if norm else nnx.identity
 
     def __call__(self, x: Array) -> Array:
-        x = self.norm(self.conv(x))  # (n, H, W, C)
-        return nnx.relu(x) if self.relu else x
+        return self.activation(self.norm(self.conv(x)))  # (n, H, W, C)
 
 
 def adapters(student: Outputs, teacher: Outputs, rngs, maps="preacts", **settings):

@@ -22,8 +22,7 @@ class InvertedResidual(nnx.Module):
     def __init__(self, make, c_in, c_out, stride, expands):
         self.expands, self.adds = expands, expands and c_in == c_out
         middle = 6 * c_in if expands else c_in
-        if expands:
-            self.expand = ConvNorm(make, c_in, middle)
+        self.expand = ConvNorm(make, c_in, middle) if expands else None
         self.depthwise = ConvNorm(make, middle, middle, 3, stride, groups=middle)
         self.project = ConvNorm(make, middle, c_out, ends_block=self.adds)
 
