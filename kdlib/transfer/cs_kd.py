@@ -16,7 +16,7 @@ class CSKD(Supervised):
         weight: of it; 1 in the paper, 3 on CUB.
 
     Raises:
-        ValueError: a temperature of 0 or below.
+        ValueError: a temperature of 0 or below, or a weight below 0.
 
     Reference:
         Yun et al., "Regularizing Class-wise Predictions via Self-knowledge Distillation", CVPR
