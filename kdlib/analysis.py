@@ -107,8 +107,7 @@ def sweep(student: str, data: Dataset, teacher: nnx.Module, recipe: Recipe, *, s
         return state._replace(rest=state.rest | {"distiller": setting})
 
     states = [start(*cell) for cell in grid]
-    if fused:
-        states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)]
+    states = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)] if fused else states
     total = len(grid) * program.epochs * program.steps * recipe.batch_size
     shown, scores = Progress("sweep", total, progress), []
     for state in states:

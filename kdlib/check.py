@@ -201,7 +201,6 @@ def check_distiller(given) -> report.Table:
         try:
             rows.append([promise, "yes", test(make)])
         except Exception as error:
-            text = " ".join(str(error).split())
             kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
-            rows.append([promise, "no", f"{kind}{text[:150]}"])
+            rows.append([promise, "no", kind + " ".join(str(error).split())[:150]])
     return report.markdown(rows)

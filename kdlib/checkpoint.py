@@ -117,8 +117,8 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
             f"same ({odd}): train a teacher on this data, or choose its own data")  # fmt: skip
     require("normalise.mean" in arrays, f"{path} holds a {held}, which can't be built by its name")
     ones = (1.0,) * len(arrays["normalise.mean"])  # replaced by the file's, as everything is
-    told = {"mean": ones, "std": ones, "same_padding": metadata.get("same_padding", False)}
-    network = models.build(held, known, dtype=dtype, **told)
+    network = models.build(held, known, mean=ones, std=ones, dtype=dtype,
+                           same_padding=metadata.get("same_padding", False))  # fmt: skip
     network.eval()
     nnx.update(network, _fill(nnx.to_pure_dict(nnx.state(network)), arrays, f"{path} is no {held}"))
     return network, metadata

@@ -22,13 +22,12 @@ class Interval(NamedTuple):
 
 def interval(values) -> Interval:
     """Mean and Student-t 95 % interval of independent runs' values, ``[seeds]``."""
-    values = np.asarray(values, float)
-    if len(values) < 2:
-        return Interval(float(values.mean()), float("nan"))
-    from scipy import stats  # slow to import, and needed only here
+    values, half = np.asarray(values, float), float("nan")
+    if len(values) > 1:
+        from scipy import stats  # slow to import, and needed only here
 
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * error))
+        half = stats.t.ppf(0.975, len(values) - 1) * (values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(float(values.mean()), float(half))
 
 
 def compare(values, baseline) -> tuple[Interval, str]:

@@ -33,8 +33,7 @@ def mesh(devices: int | None, seeds: int, batch_size: int) -> Mesh:
     chosen = jax.config.jax_default_device is not None
     found = list(jnp.zeros(()).devices()) if chosen else jax.local_devices()
     most = len(found) if jax.__version_info__ >= (0, 8) else 1
-    if devices is None:
-        devices = next(n for n in range(most, 0, -1) if seeds % n == 0)
+    devices = next(n for n in range(most, 0, -1) if seeds % n == 0) if devices is None else devices
     why = " (one was chosen, as --gpu_id does)" if chosen else ""
     require(0 < devices <= len(found), f"devices={devices}: JAX has {len(found)} to use here{why}")
     require(devices <= most, f"devices={devices}: with JAX {jax.__version__} it is one; take 0.8")

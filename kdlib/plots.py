@@ -65,8 +65,7 @@ def draw_rows(axis, values: dict[str, np.ndarray], scale=100, colours=None):
         axis.plot(scale * each, [place] * len(each), ls="", marker="o", color=colour, alpha=0.45)
         reach = None if np.isnan(half) else scale * half
         axis.errorbar(scale * mean, place, xerr=reach, marker="|", ms=14, capsize=4, color=colour)
-    axis.set_yticks(range(len(values)), list(values))
-    axis.set_ylim(len(values) - 0.5, -0.5)
+    axis.set(yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
 
 
 def comparison(accuracies: dict[str, np.ndarray], teacher: float | None = None,
@@ -127,16 +126,14 @@ def attention_maps(images, features: dict[str, Sequence], masks=None):
     energy on it is written above.
     """
     count, rows = len(images), 1 + len(features)
-    figure, axes = _figure(rows, count, (1.15 * count + 0.9, 1.25 * rows))
+    figure, axes = _figure(rows, count, (1.15 * count + 0.9, 1.25 * rows),
+                           subplot_kw={"xticks": [], "yticks": []})  # fmt: skip
     extent = (-0.5, images.shape[2] - 0.5, images.shape[1] - 0.5, -0.5)  # in the picture's pixels
     maps = {}
     for name, feature in features.items():
         energy = (np.asarray(feature, np.float32) ** 2).mean(-1)  # (n, h, w)
         maps[name] = energy / np.maximum(energy.sum((1, 2), keepdims=True), 1e-12) * energy[0].size
     top = max(np.percentile(energy, 99) for energy in maps.values())
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
     for column in range(count):
         axes[0, column].imshow(images[column].squeeze(), cmap="gray")
         for row, (name, energy) in enumerate(maps.items(), 1):
@@ -175,9 +172,8 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
                       fontsize=8)  # fmt: skip
     turned = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 4 else {}
     axis.set_xticks(range(len(columns)), columns, **turned)
-    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel=xlabel, ylabel=ylabel, yticks=range(len(rows)), yticklabels=rows)
     axis.grid(False)
-    axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.spines[:].set_visible(False)
     figure.colorbar(shown, label=label)
     return figure

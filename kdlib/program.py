@@ -150,12 +150,10 @@ class Program:
         self.eval_graph, self.frozen_eval_graph = map(nnx.graphdef, (modules, frozen))
         logits = lambda variables, images: self.deployed(*variables)(images).logits
         self.score = scorer(logits, recipe.eval_batch_size, fused, self.mesh)
-        if fused:
-            every_seed = parallel.each_seed(self._epoch, self.mesh, in_axes=(0, None, None))
-            self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
-        else:
-            self.order, self.step = jax.jit(self._order), compiled(self._step)
-            self.add = jax.jit(lambda *sums: jax.tree.map(jnp.add, *sums))
+        every_seed = parallel.each_seed(self._epoch, self.mesh, in_axes=(0, None, None))
+        self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
+        self.order, self.step = jax.jit(self._order), compiled(self._step)
+        self.add = jax.jit(lambda *sums: jax.tree.map(jnp.add, *sums))
 
     def _modules(self, seed: int) -> Modules:
         student = self.network(None, seed)

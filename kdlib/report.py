@@ -57,8 +57,7 @@ def recorded(name: str) -> Records:
 class Table(str):
     """A Markdown table: a notebook renders it, a terminal prints it in columns."""
 
-    def _repr_markdown_(self) -> str:
-        return str(self)
+    _repr_markdown_ = str.__str__
 
 
 def comparable(histories: dict[str, History], baseline: str) -> None:

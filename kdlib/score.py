@@ -11,20 +11,19 @@ from kdlib import parallel
 from kdlib.models.convolution import compiled
 
 
-def scorer(logits: Callable, batch_size: int, fused: bool = False, mesh=None) -> Callable:
+def scorer(logits: Callable, batch_size: int, fused: bool, mesh) -> Callable:
     """A function that tests a network on a split, the last incomplete batch included.
 
     Args:
         logits: a function of variables and uint8 pictures ``[b, h, w, c]``. With ``fused`` the
             variables are ``(params, rest, frozen)``, the first two with a leading axis of seeds.
         batch_size: pictures per step.
-        mesh: the devices that share the work; None is one of them.
+        mesh: the devices that share the work.
 
     Returns:
         A function of variables, pictures and labels to ``[..., 2]``: accuracy (a share) and mean
         negative log-likelihood (nats); the axis in front is the seeds'.
     """
-    mesh = mesh or parallel.mesh(1, 1, batch_size)
 
     def batch(variables, images, labels, index):
         """Sums over the pictures at ``index`` ``[b]``; negative positions are padding."""

@@ -61,8 +61,7 @@ def crop_and_flip(key: Array, images: Array, index: Array, *, pad: int = 4, crop
     shift *= jax.random.bernoulli(crop_key, crop, size)
     mirrored = jax.random.bernoulli(flip_key, flip, size)
 
-    column = jnp.arange(width)[None]  # (1, w)
-    column = jnp.where(mirrored, width - 1 - column, column)  # (b, w)
+    column = jnp.where(mirrored, jnp.arange(width)[::-1], jnp.arange(width))  # (b, w)
     column = _reflect(column + shift[1], width)  # (b, w)
     row = _reflect(jnp.arange(height)[None] + shift[0], height)  # (b, h)
     return images[index[:, None, None], row[:, :, None], column[:, None, :]]  # (b, h, w, c)

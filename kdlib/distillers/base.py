@@ -111,9 +111,7 @@ class Custom(Distiller):
         for name in ("ce_weight", "weight", "zero_at_match", "invariances", "any_order", *COMMON):
             setattr(self, name, getattr(function, name, getattr(Distiller, name)))
 
-    def knowledge(self, student, teacher, labels):
-        return self.function(student, teacher, labels)
-
+    knowledge = property(lambda self: self.function)
     settings = ()
 
 
@@ -158,18 +156,15 @@ class Sum(Distiller):
             total = total + weight * part(student, teacher, labels, batch)
         return total
 
-    def logits(self, student, teacher):
-        return self.parts[self.speaker].logits(student, teacher)
-
-    def deploy(self, student, teacher):
-        return self.parts[self.speaker].deploy(student, teacher)
-
+    logits = property(lambda self: self.parts[self.speaker].logits)
+    deploy = property(lambda self: self.parts[self.speaker].deploy)
     deploys = property(lambda self: self.parts[self.speaker].deploys)
 
     spec = property(lambda self: " + ".join(part.spec for part in self.parts))
 
 
-Conv = functools.partial(nnx.Conv, conv_general_dilated=convolve)  # give it its padding in numbers
+# To be given its padding in numbers.
+Conv = functools.partial(nnx.Conv, conv_general_dilated=convolve, kernel_init=lecun_normal)
 
 
 class Adapter(nnx.Module):
@@ -193,21 +188,19 @@ class Adapter(nnx.Module):
         require((h * up, w * up) == (height * down, width * down),
                 f"a feature map of {h}x{w} can't be adapted to {height}x{width}: choose networks "
                 "whose maps are multiples of each other")  # fmt: skip
-        self.identity, self.relu = not always and (h, w, c_in) == (height, width, c_out), relu
-        if self.identity:
+        self.activation = nnx.relu if relu else nnx.identity
+        if not always and (h, w, c_in) == (height, width, c_out):
+            self.conv = self.norm = nnx.identity
             return
         size = 2 * up if up > 1 else 1 + down * (down > 1)
         padding = "SAME" if up > 1 else [((size - 1) // 2, size // 2)] * 2
         kind, shape = nnx.ConvTranspose if up > 1 else Conv, (c_in, c_out, (size, size))
         self.conv = kind(*shape, (up * down,) * 2, padding=padding, use_bias=not norm,
                          kernel_init=lecun_normal, rngs=rngs)  # fmt: skip
-        self.norm = BatchNorm(c_out, rngs=rngs) if norm else None
+        self.norm = BatchNorm(c_out, rngs=rngs) if norm else nnx.identity
 
     def __call__(self, x: Array) -> Array:
-        if self.identity:
-            return x
-        x = self.conv(x) if self.norm is None else self.norm(self.conv(x))  # (n, H, W, C)
-        return nnx.relu(x) if self.relu else x
+        return self.activation(self.norm(self.conv(x)))  # (n, H, W, C)
 
 
 def adapters(student: Outputs, teacher: Outputs, rngs, maps="preacts", **settings):
@@ -221,9 +214,8 @@ def convolutions(widths, sizes, activation, rngs, norm=True) -> nnx.Sequential:
     """Convolutions from each width to the next, each with batch norm or not, and activation."""
     layers = []
     for c_in, c_out, size in zip(widths[:-1], widths[1:], sizes, strict=True):
-        layers.append(Conv(c_in, c_out, (size, size), padding=size // 2, use_bias=not norm,
-                           kernel_init=lecun_normal, rngs=rngs))  # fmt: skip
-        layers += [BatchNorm(c_out, rngs=rngs), activation] if norm else [activation]
+        conv = Conv(c_in, c_out, (size, size), padding=size // 2, use_bias=not norm, rngs=rngs)
+        layers += [conv, BatchNorm(c_out, rngs=rngs), activation] if norm else [conv, activation]
     return nnx.Sequential(*layers)
 
 

@@ -39,7 +39,7 @@ class DKD(Distiller):
 
     def knowledge(self, student, teacher, labels):
         logits = (x.logits.astype(jnp.float32) / self.temperature for x in (student, teacher))
-        (b_s, q_s), (b_t, q_t) = (decouple(logits=z, labels=labels) for z in logits)
-        target = (jnp.exp(b_t) * (b_t - b_s)).sum(-1)  # (n,)
-        rest = (jnp.exp(q_t) * (q_t - q_s)).sum(-1)  # (n,); the label's place adds 0 − 0
+        parts = zip(*(decouple(logits=z, labels=labels) for z in logits), strict=True)
+        # Of b and of q, (n,); there the label's place adds 0 − 0.
+        target, rest = ((jnp.exp(t) * (t - s)).sum(-1) for s, t in parts)
         return self.temperature**2 * (self.alpha * target + self.beta * rest).mean()

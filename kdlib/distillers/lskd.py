@@ -43,8 +43,7 @@ class LSKD(Distiller):
             setattr(self, name, getattr(of, name))
         self.scale, self.weight = float(scale), scale * of.weight
 
-    def prepare(self, student, teacher, rngs, labels):
-        self.of.prepare(student, teacher, rngs, labels)
+    prepare = property(lambda self: self.of.prepare)
 
     def knowledge(self, student, teacher, labels, batch=None):
         s, t = (x._replace(logits=standardise(logits=x.logits)) for x in (student, teacher))

@@ -28,5 +28,4 @@ class SP(Distiller):
         self.beta = self.weight = float(beta)
 
     def knowledge(self, student, teacher, labels):
-        s, t = (similarities(feature=x.features[-1]) for x in (student, teacher))
-        return mean_square(s, t)
+        return mean_square(*(similarities(feature=x.features[-1]) for x in (student, teacher)))

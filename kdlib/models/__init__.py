@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.models.mobilenet import MobileNetV2
-from kdlib.models.network import Make, Network
-from kdlib.models.outputs import Outputs
+from kdlib.models.network import Make, Network, Outputs
 from kdlib.models.resnet import ResNet
 from kdlib.models.shufflenet import ShuffleNetV2
 from kdlib.models.vgg import VGG

@@ -5,10 +5,9 @@ models/mobilenetv2.py does: ReLU for ReLU6, and stride 1 where channels become 2
 there, an expansion by 1 is no convolution at all.
 """
 
-import jax
 from flax import nnx
 
-from kdlib.models.network import ConvNorm, Make, Network, Stage
+from kdlib.models.network import Array, ConvNorm, Make, Network, Stage
 
 # Channels of the blocks between two strides, before the width factor (the paper's table 2).
 STAGES = ((16, 24, 24), (32, 32, 32), (64, 64, 64, 64, 96, 96, 96), (160, 160, 160, 320))
@@ -23,12 +22,11 @@ class InvertedResidual(nnx.Module):
     def __init__(self, make, c_in, c_out, stride, expands):
         self.expands, self.adds = expands, expands and c_in == c_out
         middle = 6 * c_in if expands else c_in
-        if expands:
-            self.expand = ConvNorm(make, c_in, middle)
+        self.expand = ConvNorm(make, c_in, middle) if expands else None
         self.depthwise = ConvNorm(make, middle, middle, 3, stride, groups=middle)
         self.project = ConvNorm(make, middle, c_out, ends_block=self.adds)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.expand(x)) if self.expands else x
         y = self.project(nnx.relu(self.depthwise(y)))
         return x + y if self.adds else y

@@ -3,14 +3,40 @@
 import functools
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from kdlib.models.convolution import convolve, once
-from kdlib.models.outputs import Outputs
+
+
+class Outputs(NamedTuple):
+    """What every network shows: all that a distiller may look at, so that none needs a hook to look
+    inside. XLA removes whatever nobody uses.
+
+    In every network ``features[i + 1] == relu(preacts[i])``.
+
+    Attributes:
+        logits: class scores before the softmax, ``[n, k]``.
+        embedding: globally average-pooled last feature map, ``[n, d]``.
+        features: the stem's output, then every stage's after its ReLU, a tuple of ``[n, h, w, c]``.
+        preacts: stage outputs before their last ReLU, a tuple of ``[n, h, w, c]``
+            (one shorter than ``features``: the stem has none).
+        head: the classifier, ``(kernel [d, k], bias [k])``: logits = embedding @ kernel + bias.
+        norms: ``(scale [c], bias [c])`` of the batch norm that ends each entry of ``preacts``,
+            before a shortcut is added; empty where no single one does (ShuffleNetV2).
+    """
+
+    logits: Array
+    embedding: Array
+    features: tuple[Array, ...]
+    preacts: tuple[Array, ...]
+    head: tuple[Array, ...] = ()
+    norms: tuple[tuple[Array, Array], ...] = ()
 
 
 class InputStatistic(nnx.Variable):
@@ -28,7 +54,7 @@ class Normalise(nnx.Module):
         self.mean = InputStatistic(jnp.asarray(mean, jnp.float32))
         self.std, self.dtype = InputStatistic(jnp.asarray(std, jnp.float32)), dtype
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Array) -> Array:
         return ((images.astype(jnp.float32) - self.mean[...]) / self.std[...]).astype(self.dtype)
 
 
@@ -41,7 +67,7 @@ def _scale(draws, shape):
     return draws[: math.prod(shape)].reshape(shape) * deviation
 
 
-def lecun_normal(key: jax.Array, shape: Sequence[int], dtype=jnp.float32) -> jax.Array:
+def lecun_normal(key: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
     """The draws of ``nnx.initializers.lecun_normal``, to the bit, from one or two small programs.
 
     A draw depends on its position alone, so a short row is the beginning of a long one. Compiled
@@ -103,7 +129,7 @@ class BatchNorm(nnx.BatchNorm):
     def __init__(self, channels, **settings):
         super().__init__(channels, momentum=0.9, epsilon=1e-5, **settings)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         if self.use_running_average:
             return super().__call__(x)
         y, mean, var = _normalise(x, self.scale[...], self.bias[...], self.epsilon)
@@ -121,7 +147,7 @@ class ConvNorm(nnx.Module):
         self.conv = make.conv(c_in, c_out, size, stride, groups)
         self.norm = make.norm(c_out, ends_block)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         return self.norm(self.conv(x))
 
 
@@ -134,21 +160,24 @@ class Stage(nnx.Module):
     def __init__(self, blocks, relu_between=True, pool=False):
         self.blocks, self.relu_between, self.pool = nnx.data(blocks), relu_between, pool
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: Array) -> tuple[Array, Array]:
         x = nnx.max_pool(x, (2, 2), (2, 2)) if self.pool else x
         for i, block in enumerate(self.blocks):
             x = block(once(nnx.relu(x) if self.relu_between else x) if i else x)
         return nnx.relu(x), x
 
-    def norm(self) -> tuple[jax.Array, jax.Array]:
+    def norm(self) -> tuple[Array, Array]:
         norm = getattr(self.blocks[-1], "norm", self.blocks[-1])
         return norm.scale[...], norm.bias[...]
 
 
-def row(block, make, c_in, c_out, depth, stride):
-    """``depth`` blocks in a row: the first changes channels and takes the stride."""
-    rest = [(c_out, 1)] * (depth - 1)
-    return [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+def rows(block, make, widths, depths, stride=1):
+    """Blocks in a row, for one stage after the other: from each of the widths to the next, as many
+    as the depth says. A row's first block changes channels and has stride 2, or the first's."""
+    for (c_in, c_out), depth in zip(pairwise(widths), depths, strict=True):
+        rest = [(c_out, 1)] * (depth - 1)
+        yield [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+        stride = 2
 
 
 class Network(nnx.Module):
@@ -166,14 +195,14 @@ class Network(nnx.Module):
         rngs = make.rngs
         self.classifier = nnx.Linear(channels, make.classes, kernel_init=lecun_normal, rngs=rngs)
 
-    def stem(self, x: jax.Array) -> jax.Array:
+    def stem(self, x: Array) -> Array:
         return nnx.relu(self.stem_norm(self.stem_conv(x)))
 
-    def __call__(self, images: jax.Array) -> Outputs:
+    def __call__(self, images: Array) -> Outputs:
         """What the network shows for ``images [n, h, w, c]``, uint8 or float, units of 0..255."""
         return self.finish(self.stem(self.normalise(images)), 0)
 
-    def finish(self, x: jax.Array, stage: int) -> Outputs:
+    def finish(self, x: Array, stage: int) -> Outputs:
         """What the network shows when it goes on from ``x = features[stage]`` of a forward pass.
 
         The result's ``features`` start with ``x``; ``preacts`` and ``norms`` are those of the

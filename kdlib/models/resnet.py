@@ -5,10 +5,9 @@ Differs from the paper's CIFAR networks: a shortcut that changes shape is a 1x1 
 batch norm (the paper pads with zeros), as in the distillation literature's tables.
 """
 
-import jax
 from flax import nnx
 
-from kdlib.models.network import ConvNorm, Make, Network, Stage, row
+from kdlib.models.network import Array, ConvNorm, Make, Network, Stage, rows
 
 
 class BasicBlock(nnx.Module):
@@ -21,7 +20,7 @@ class BasicBlock(nnx.Module):
         self.conv2, self.norm2 = make.conv(c_out, c_out, 3), make.norm(c_out, ends_block=True)
         self.shortcut = shortcut(make, c_in, c_out, stride)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         return self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(x))))) + self.shortcut(x)
 
 
@@ -37,7 +36,7 @@ class Bottleneck(nnx.Module):
         self.conv3, self.norm3 = make.conv(narrow, c_out, 1), make.norm(c_out, ends_block=True)
         self.shortcut = shortcut(make, c_in, c_out, stride)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
         y = nnx.relu(self.norm2(self.conv2(y)))
         return self.norm3(self.conv3(y)) + self.shortcut(x)
@@ -60,14 +59,10 @@ class ResNet(Network):
             block, depths, first = BasicBlock, ((depth - 2) // 6,) * 3, round(16 * width)
             c_in, stem = min(first, 32), (3, 1)  # the literature's 8x4 and 32x4: 32, 64, 128, 256
         self.stem_conv, self.stem_norm = make.conv(len(make.mean), c_in, *stem), make.norm(c_in)
-        stages = []
-        for i, blocks in enumerate(depths):
-            c_out = first * 2**i
-            stages.append(Stage(row(block, make, c_in, c_out, blocks, 2 if i else 1)))
-            c_in = c_out
-        super().__init__(make, stages, c_in)
+        widths = [c_in, *(first * 2**i for i in range(len(depths)))]
+        super().__init__(make, list(map(Stage, rows(block, make, widths, depths))), widths[-1])
 
-    def stem(self, x: jax.Array) -> jax.Array:
+    def stem(self, x: Array) -> Array:
         x = super().stem(x)
         return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))) if self.imagenet else x
 

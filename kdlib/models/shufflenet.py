@@ -4,11 +4,10 @@ Differs from the paper: the stem has stride 1 and no pooling, as in HobbitLong/R
 ShuffleNetv2.py, where it is a 1x1 convolution, though.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.models.network import ConvNorm, Make, Network, Stage, row
+from kdlib.models.network import Array, ConvNorm, Make, Network, Stage, rows
 
 WIDTHS = {0.5: 48, 1: 116, 1.5: 176, 2: 244}  # channels of the first stage, the paper's table 5
 
@@ -28,7 +27,7 @@ class Unit(nnx.Module):
         self.right2 = ConvNorm(make, half, half, 3, stride, groups=half)
         self.right3 = ConvNorm(make, half, half)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> Array:
         # (n, h, w, c / 2) each, but for the right of a stride 2: that is x.
         left, right = jnp.split(x, 2, -1) if self.splits else (self.left2(self.left1(x)), x)
         right = self.right3(self.right2(nnx.relu(self.right1(right))))
@@ -45,10 +44,8 @@ class ShuffleNetV2(Network):
 
     def __init__(self, make: Make, version: int, width: float):
         self.stem_conv, self.stem_norm = make.conv(len(make.mean), 24, 3), make.norm(24)
-        stages, c_in, c_out = [], 24, WIDTHS.get(width) or 2 * round(58 * width)
-        for depth in (4, 8, 4):
-            stages.append(row(Unit, make, c_in, c_out, depth, 2))
-            c_in, c_out = c_out, 2 * c_out
-        last = 2048 if width >= 2 else 1024
-        stages[-1].append(ConvNorm(make, c_in, last))
+        first, last = WIDTHS.get(width) or 2 * round(58 * width), 2048 if width >= 2 else 1024
+        widths = 24, first, 2 * first, 4 * first
+        stages = list(rows(Unit, make, widths, (4, 8, 4), stride=2))
+        stages[-1].append(ConvNorm(make, widths[-1], last))
         super().__init__(make, [Stage(blocks) for blocks in stages], last)

@@ -4,9 +4,7 @@ Simonyan and Zisserman, ICLR 2015, arXiv:1409.1556; sizes of HobbitLong/RepDisti
 whose convolutions have a bias besides.
 """
 
-import jax
-
-from kdlib.models.network import ConvNorm, Make, Network, Stage
+from kdlib.models.network import Array, ConvNorm, Make, Network, Stage
 
 
 class VGG(Network):
@@ -24,5 +22,5 @@ class VGG(Network):
         self.first = stages.pop(0)
         super().__init__(make, stages, c_in)
 
-    def stem(self, x: jax.Array) -> jax.Array:
+    def stem(self, x: Array) -> Array:
         return self.first(x)[0]

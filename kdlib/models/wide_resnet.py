@@ -3,10 +3,9 @@
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146; no dropout.
 """
 
-import jax
 from flax import nnx
 
-from kdlib.models.network import Make, Network, Stage, row
+from kdlib.models.network import Array, Make, Network, Stage, rows
 
 
 class PreactBlock(nnx.Module):
@@ -14,16 +13,15 @@ class PreactBlock(nnx.Module):
     convolution, after the first ReLU. A block of stride 2 begins behind the ReLU of a stage."""
 
     def __init__(self, make, c_in, c_out, stride):
-        self.activated, self.projects = stride == 2, c_in != c_out
-        if not self.activated:
-            self.norm1 = make.norm(c_in)
+        self.projects = c_in != c_out
+        self.norm1 = None if stride == 2 else make.norm(c_in)
         self.conv1, self.norm2 = make.conv(c_in, c_out, 3, stride), make.norm(c_out)
         self.conv2 = make.conv(c_out, c_out, 3)
         if self.projects:
             self.shortcut = make.conv(c_in, c_out, 1, stride)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x if self.activated else nnx.relu(self.norm1(x))
+    def __call__(self, x: Array) -> Array:
+        y = x if self.norm1 is None else nnx.relu(self.norm1(x))
         shortcut = self.shortcut(y) if self.projects else x
         return self.conv2(nnx.relu(self.norm2(self.conv1(y)))) + shortcut
 
@@ -37,13 +35,9 @@ class WideResNet(Network):
 
     def __init__(self, make: Make, depth: int, width: float):
         self.stem_conv = make.conv(len(make.mean), 16, 3)
-        stages, c_in = [], 16
-        for i in range(3):
-            c_out = round(16 * width) * 2**i
-            blocks = row(PreactBlock, make, c_in, c_out, (depth - 4) // 6, 2 if i else 1)
-            stages.append(Stage([*blocks, make.norm(c_out)], relu_between=False))
-            c_in = c_out
-        super().__init__(make, stages, c_in)
+        stages, widths = [], [16, *(round(16 * width) * 2**i for i in range(3))]
+        for i, blocks in enumerate(rows(PreactBlock, make, widths, ((depth - 4) // 6,) * 3), 1):
+            stages.append(Stage([*blocks, make.norm(widths[i])], relu_between=False))
+        super().__init__(make, stages, widths[-1])
 
-    def stem(self, x: jax.Array) -> jax.Array:
-        return self.stem_conv(x)
+    stem = property(lambda self: self.stem_conv)

@@ -6,9 +6,8 @@ from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
 from kdlib.models import Outputs
-from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, require
 
 
 class Ensemble(nnx.Module):
@@ -82,6 +81,5 @@ class BornAgain(Supervised):
         return fresh._replace(params=params, rest=rest, key=state.key, step=state.step)
 
     def network(self, trained, frozen):
-        if not self.ensemble:
-            return trained.student
-        return Ensemble([trained.student, *(getattr(trained, name) for name in self.still)])
+        generations = [trained.student, *(getattr(trained, name) for name in self.still)]
+        return Ensemble(generations) if self.ensemble else trained.student

@@ -1,10 +1,7 @@
 """Data-distortion guided self-distillation: two views of a picture should get the same answer."""
 
-import functools
-
 import jax
 
-from kdlib.data import Batch
 from kdlib.distillers import soft_logit_loss
 from kdlib.distillers.base import positive
 from kdlib.transfer.supervised import Loss, Supervised, cross_entropy
@@ -33,17 +30,15 @@ class DDGSD(Supervised):
         positive(temperature=temperature)
         self.temperature, self.mmd = float(temperature), mmd
 
-    def batch(self, view, pictures, index, key, progress, classes) -> Batch:
-        other = view(jax.random.fold_in(key, 41), index)
-        return Batch(view(key, index), pictures.labels[index], index, progress, key, extra=other)
+    def extra(self, view, pictures, index, key):
+        return view(jax.random.fold_in(key, 41), index)
 
     def loss(self, trained, frozen, batch):
         a, b = trained.student(batch.images), trained.student(batch.extra)
         ce = (cross_entropy(a.logits, batch.labels) + cross_entropy(b.logits, batch.labels)) / 2
-        fixed_a, fixed_b = jax.lax.stop_gradient((a.logits, b.logits))
-        divergence = functools.partial(soft_logit_loss, temperature=self.temperature)
-        lesson = divergence(student_logits=a.logits, teacher_logits=fixed_b)
-        lesson += divergence(student_logits=b.logits, teacher_logits=fixed_a)
+        pairs = (a.logits, b.logits), (b.logits, a.logits)
+        lesson = sum(soft_logit_loss(student_logits=s, teacher_logits=jax.lax.stop_gradient(t),
+                                     temperature=self.temperature) for s, t in pairs)  # fmt: skip
         distance = ((a.embedding.mean(0) - b.embedding.mean(0)) ** 2).sum()
         parts = {"cross_entropy": ce, "knowledge": lesson}
         return Loss(ce, lesson + self.mmd * distance, parts, a.logits)

@@ -1,13 +1,12 @@
 """Deep mutual learning: students of equal standing teach each other."""
 
-import itertools
+from itertools import permutations
 
 import jax
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Loss, Setup, Supervised
+from kdlib.transfer.supervised import Loss, Setup, Supervised, require
 
 
 class DML(Supervised):
@@ -38,7 +37,6 @@ class DML(Supervised):
         self.passes = (len(peers) + 1) ** (2 if order == "sequential" else 1), 0
         self.peers, self.order, self.distiller = tuple(peers), order, distiller
         self.names = ["student", *(f"peer_{i}" for i in range(1, len(peers) + 1))]
-        self.pairs = list(itertools.permutations(self.names, 2))
         if order == "sequential":
             lessons = {i: [f"distiller_{i}_{j}" for j in self.names if j != i] for i in self.names}
             self.turns = tuple((name, *lessons[name]) for name in self.names)
@@ -48,14 +46,14 @@ class DML(Supervised):
         everyone = {"student": setup.student, **nets}
         distiller = self.distiller or SoftLogits(temperature=1.0, alpha=1.0, gamma=1.0)
         lesson = lambda i, j: prepared(distiller, setup, everyone[i], everyone[j], deploys=False)
-        return nets | {f"distiller_{i}_{j}": lesson(i, j) for i, j in self.pairs}
+        return nets | {f"distiller_{i}_{j}": lesson(i, j) for i, j in permutations(everyone, 2)}
 
     def loss(self, trained, frozen, batch):
         shows = {name: getattr(trained, name)(batch.images) for name in self.names}
         task, lesson, parts = 0.0, 0.0, {}
         for name in self.names:
             others = [taught(getattr(trained, f"distiller_{i}_{j}"), shows[i], shows[j], batch)
-                      for i, j in self.pairs if i == name]  # fmt: skip
+                      for i, j in permutations(self.names, 2) if i == name]  # fmt: skip
             mean = jax.tree.map(lambda *values: sum(values) / len(values), *others)
             task, lesson = task + mean.task, lesson + mean.knowledge
             parts |= {f"{name}_{k}".removeprefix("student_"): v for k, v in mean.parts.items()}

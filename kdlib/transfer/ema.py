@@ -3,9 +3,8 @@
 from flax import nnx
 
 from kdlib.distillers import Distiller, SoftLogits
-from kdlib.names import require
 from kdlib.transfer.offline import prepared, taught
-from kdlib.transfer.supervised import Setup, Supervised
+from kdlib.transfer.supervised import Setup, Supervised, require
 
 
 class EMATeacher(Supervised):
@@ -36,10 +35,9 @@ class EMATeacher(Supervised):
         self.average = decay  # Supervised.after_step moves the average
 
     def trained(self, setup: Setup):
-        teacher = nnx.clone(setup.student)
         distiller = self.distiller or SoftLogits(4.0, alpha=0.5).scheduled(warmup=1 / 3)
-        lesson = prepared(distiller, setup, setup.student, teacher, deploys=False)
-        return {"average": teacher, "distiller": lesson}
+        lesson = prepared(distiller, setup, setup.student, setup.student, deploys=False)
+        return {"average": nnx.clone(setup.student), "distiller": lesson}
 
     def loss(self, trained, frozen, batch):
         trained.average.eval()

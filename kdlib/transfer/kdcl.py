@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from kdlib.data import Batch
 from kdlib.distillers import soft_logit_loss
 from kdlib.distillers.base import positive, require
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
@@ -78,10 +77,8 @@ class KDCL(Supervised):
     def trained(self, setup: Setup):
         return {f"peer_{i}": setup.peer(i, name) for i, name in enumerate(self.peers, 1)}
 
-    def batch(self, view, pictures, index, key, progress, classes) -> Batch:
-        keys = [key, *(jax.random.fold_in(key, i) for i in range(1, len(self.peers) + 1))]
-        first, *others = [view(key, index) for key in keys]
-        return Batch(first, pictures.labels[index], index, progress, key, extra=others)
+    def extra(self, view, pictures, index, key):
+        return [view(jax.random.fold_in(key, i), index) for i in range(1, len(self.peers) + 1)]
 
     def loss(self, trained, frozen, batch):
         peers = (getattr(trained, f"peer_{i}") for i in range(1, len(self.peers) + 1))

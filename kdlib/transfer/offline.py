@@ -6,12 +6,10 @@ from flax import nnx
 
 from kdlib.data import Batch, mix, strong
 from kdlib.distillers import Distiller
-from kdlib.names import require
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, shows
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, require, shows
 
 
-def prepared(distiller: Distiller, setup: Setup, student, teacher, offline=False,
-             deploys=True) -> Distiller:  # fmt: skip
+def prepared(distiller, setup: Setup, student, teacher, offline=False, deploys=True) -> Distiller:
     """A copy of a distiller with variables for these two networks.
 
     Raises ValueError for one that needs views that only ``offline`` transfer makes, or a teacher

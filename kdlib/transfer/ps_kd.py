@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdlib.names import require
-from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy
+from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, require
 
 
 class Answers(nnx.Variable):

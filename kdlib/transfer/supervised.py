@@ -133,7 +133,11 @@ class Supervised:
             if alpha:
                 mix_key = jax.random.fold_in(key, fold)
                 images, targets = mix(mix_key, images, targets, alpha=alpha, cut=cut)
-        return Batch(images, labels, index, progress, key, targets)
+        extra = self.extra(view, pictures, index, key)
+        return Batch(images, labels, index, progress, key, targets, extra)
+
+    def extra(self, view: Callable, pictures: Pictures, index, key):
+        """What a batch holds beside these pictures, like further views of them."""
 
     def loss(self, trained: nnx.Module, frozen: nnx.Module, batch: Batch) -> Loss:
         """The loss of one batch.
@@ -148,8 +152,6 @@ class Supervised:
 
     def after_step(self, params: dict, rest: dict, step: jax.Array) -> tuple[dict, dict]:
         """Changes to the state that are no gradient steps; both are dicts by module."""
-        if "average" not in params:
-            return params, rest
         decay = jnp.minimum(self.average, (1 + step) / (10 + step))  # a shorter memory at first
         is_float = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)  # and no key of a dropout
         mix = lambda average, new: decay * average + (1 - decay) * new if is_float(new) else new
