@@ -49,7 +49,7 @@ def load_arrays(path) -> tuple[dict[str, np.ndarray], dict]:
 def restore_tree(path, like):
     """The tree saved at ``path`` and its metadata; ValueError unless formed like ``like``."""
     arrays, metadata = load_arrays(path)
-    return _fill(like, arrays, f"{path} doesn't hold this run's state"), metadata
+    return _fill(like, arrays, f"{path} holds no state of this run, delete it"), metadata
 
 
 def _fill(like, arrays, complaint):
@@ -104,7 +104,7 @@ def load_network(path, architecture: str | None = None, classes: Sequence[str] |
     require(not normalise or "normalise" in metadata, f"{path} holds its own input statistics")
     listed = manifest(path.parent).get(path.stem)
     intact = not listed or listed.get("file") != path.name or listed["sha256"] == sha256(path)
-    require(intact, f"{path} is damaged: its SHA-256 is not the one in MANIFEST.json")
+    require(intact, f"{path} is damaged: not the SHA-256 of MANIFEST.json; publish or restore it")
     require({"architecture", "classes"} <= metadata.keys(),
             f"{path} holds no network (a training state?): give a network's file")  # fmt: skip
     held, theirs, known = metadata["architecture"], metadata["classes"], len(metadata["classes"])

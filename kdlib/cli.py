@@ -43,8 +43,7 @@ def run(main) -> None:
     except (ValueError, OSError, ImportError, SyntaxError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise  # JAX's say so of memory
-        text = " ".join(str(error).split()) or "out of memory"
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from the last finished epoch", file=sys.stderr)
@@ -100,8 +99,7 @@ def training_parser(prog: str, description: str) -> Parser:
          "first, then the pictures of each batch (as many as deal the seeds out evenly)")
     flag("--deterministic", action="store_true", help="bit-identical runs on a GPU too")
     flag("--train_path", default="runs/test", type=expand, help="folder (%(default)s)")
-    flag("--do_log", type=int, nargs="?", const=1, default=1, help="write TensorBoard event files, "
-         "an epoch a point; 0, or --no-do_log, doesn't")
+    flag("--do_log", type=int, nargs="?", const=1, default=1, help="TensorBoard files (0: no)")
     flag("--no-do_log", dest="do_log", action="store_const", const=0, help=argparse.SUPPRESS)
     flag("--trained_param", help="start from the weights of this checkpoint")
     flag("--publish", type=_checked(str, bare, "a bare name"), help="also save pretrained/PUBLISH")

@@ -55,8 +55,7 @@ def _parts(thing) -> list:
     if isinstance(thing, types.CodeType):  # functions within a function are among its constants
         return [thing.co_code, thing.co_names, thing.co_consts]
     if isinstance(thing, types.FunctionType) and is_own(thing):
-        defaults = thing.__defaults__, thing.__kwdefaults__
-        return [thing.__code__, *defaults, vars(thing), _found(thing)]
+        return [thing.__code__, thing.__defaults__, thing.__kwdefaults__, vars(thing), _uses(thing)]
     if isinstance(thing, type | types.ModuleType) and is_own(thing):
         held = {k: v for k, v in vars(thing).items() if k[:2] != "__" or hasattr(v, "__code__")}
         return [*getattr(thing, "__bases__", ()), held]
@@ -65,7 +64,7 @@ def _parts(thing) -> list:
     return [getattr(thing, name) for name in HELD if hasattr(thing, name)]
 
 
-def _found(function) -> dict:
+def _uses(function) -> dict:
     """What a function, and those within it, find by name."""
     codes, cells = [function.__code__], function.__closure__ or ()
     for code in codes:

@@ -40,7 +40,7 @@ NAMES = (  # patterns and what they become, in this order: of both, the original
     (r"^block_(\d+)_(\d+)/(block_\d+_\d+/)?", r"stages.\1.blocks.\2."),
     (r"\.(conv|norm)1/", r".\g<1>2/"), (r"\.(conv|norm)0/", r".\g<1>1/"),
     (r"\.(conv|norm)_proj/", r".shortcut.\1/"), ("/", "."),
-    (r"^(module\.|model\.)+", ""), (r"^(conv|norm)1\.", r"stem_\1."), (r"\.running_", "."),
+    (r"^((_orig_)?mod\w*\.)+", ""), (r"^(conv|norm)1\.", r"stem_\1."), (r"\.running_", "."),
     (r"^(linear|fc)\.", "classifier."), (r"^layer(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.(downsample|shortcut)\.0\.", ".shortcut.conv."), (r"(conv\d?|fier)\.weight", r"\1.kernel"),
     (r"\.(downsample|shortcut)\.1\.", ".shortcut.norm."), (r"\.weight", ".scale"))  # fmt: skip

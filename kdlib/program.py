@@ -40,7 +40,8 @@ class Recipe:
         eval_batch_size, test_every: pictures per evaluation step, epochs between evaluations.
 
     Raises:
-        ValueError: sizes or epochs that are no whole numbers above 0, or a ``dot`` with which a
+        ValueError: sizes or epochs that are no whole numbers above 0, ``decay_points`` that are no
+            shares, or a ``dot`` with which a
             momentum would reach 1.
     """
 
@@ -66,6 +67,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "eval_batch_size", "test_every"):
             whole = isinstance(value := getattr(self, name), int) and value > 0
             require(whole, f"{name}={value!r}: give an int above 0")
+        shares = all(0 <= point <= 1 for point in self.decay_points)
+        require(shares, f"decay_points={self.decay_points}: give shares of the epochs, 0 to 1")
         fits = not self.dot or 0 < self.dot < round(1 - self.momentum, 9)  # no momentum reaches 1
         require(fits, f"dot={self.dot}: give 0, or less than 1 - {self.momentum} (momentum)")
 

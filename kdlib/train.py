@@ -161,8 +161,8 @@ def _own(student, transfer) -> dict[str, str]:
         made_by = getattr(made_by, "func", made_by)
         kind = made_by if hasattr(made_by, "__qualname__") else type(made_by)
         if is_own(kind) or (given is student and callable(student)):
-            name = kind.__qualname__  # of two lambdas the same
-            found[name] = found.get(name, "") + fingerprint(given)
+            # Two lambdas have one name.
+            found[kind.__qualname__] = found.get(kind.__qualname__, "") + fingerprint(given)
     return found
 
 
@@ -253,13 +253,12 @@ def claim(run_dir: pathlib.Path, config: dict) -> None:
             config is gone, or a config of something else.
     """
     path, advice = run_dir / "config.json", "choose another folder"
-    ours = not path.exists() or "transfer" in files.read_json(path, advice, dict)
-    require(ours, f"{path} is not a run's: {advice}")
+    there = files.read_json(path, advice, dict) if path.exists() else {}
+    require(not there or "transfer" in there, f"{path} is not a run's: {advice}")
     if not (any(run_dir.glob("*-seed-*")) or (run_dir / "history.json").exists()):
         return files.write_text(path, json.dumps(config, indent=1))
-    require(path.exists(), f"{run_dir} holds a run without its {path.name}: {advice}")
-    settings = files.read_json(path, advice), config
-    there, here = (dict(checkpoint.named_leaves(each, whole_lists=True)) for each in settings)
+    require(there, f"{run_dir} holds a run without its {path.name}: {advice}")
+    there, here = (dict(checkpoint.named_leaves(v, whole_lists=True)) for v in (there, config))
     differing = [f"{key} is {there.get(key)!r} there and {here.get(key)!r} here" for key in
                  sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]  # fmt: skip
     require(not differing, f"{run_dir} holds another run ({'; '.join(differing)}): {advice}, "

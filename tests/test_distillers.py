@@ -361,6 +361,22 @@ def test_in_a_sum_others_are_silent_while_one_is_pre_trained():
     np.testing.assert_allclose(later, 10 * at + 0.5 * soft, rtol=1e-5)
 
 
+def test_pictures_that_are_mixed_have_no_label_in_the_first_phase_neither():
+    mixed, plain = make("FunMatch + FT(pretrain=0.5)"), make("LogitMSE + FT(pretrain=0.5)")
+    assert float(golden.minimised(plain, 1.0, 0.0, 0.4)) == 1
+    assert [float(golden.minimised(mixed, 1.0, 0.0, p)) for p in (0.4, 0.6)] == [0, 0]
+
+
+def test_a_schedule_of_a_sum_is_that_of_its_parts_and_in_its_text():
+    both = (make("AT(beta=10)") + make("SoftLogits")).scheduled(warmup=0.5)
+    assert make(both.spec).spec == both.spec and both.spec.count("warmup=0.5") == 2
+    student, teacher = some_outputs(0), some_outputs(1)
+    early, late = (
+        both(student, teacher, Y, Batch(None, Y, progress=jnp.float32(p))) for p in (0.25, 1.0)
+    )
+    np.testing.assert_allclose(2 * early, late, rtol=1e-6)
+
+
 # --- invariances
 
 

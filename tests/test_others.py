@@ -250,7 +250,10 @@ def test_deviations_tell_the_units_whatever_the_means_are():
         np.testing.assert_allclose(model.normalise.std[...], expected)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "module.", "module.model.", "module.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "module.", "module.model.", "module.module.", "_orig_mod.", "_orig_mod.module."],
+)
 def test_wrappers_of_a_network_leave_their_names(prefix):
     tree = others._pytorch((DATA / "projected_zip.pt").read_bytes())
     wrapped = {prefix + name: value for name, value in tree.items()}

@@ -529,6 +529,22 @@ def test_other_validation_pictures_are_another_run(tiny, tmp_path):
         quick_fit(replace(tiny, validation=other), run_dir=tmp_path)
 
 
+def test_points_of_the_schedule_are_shares():
+    with pytest.raises(ValueError, match=r"decay_points=\(30, 60\): give shares"):
+        Recipe(decay_points=(30, 60))
+
+
+def test_a_function_is_a_distiller_to_offline_transfer(tiny, teacher):
+    loss = lambda s, t, labels: ((s.logits - t.logits) ** 2).mean()
+    given = quick_fit(tiny, Offline(teacher, loss)).history
+    assert (
+        given.curves["train_loss"]
+        == quick_fit(tiny, Offline(teacher, kdlib.distillers.own(loss))).history.curves[
+            "train_loss"
+        ]
+    )
+
+
 def test_functions_of_one_name_are_told_apart_by_their_text(tiny, teacher, tmp_path):
     def loss(student, teacher, labels):
         return (student.logits - teacher.logits).var()

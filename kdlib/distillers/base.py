@@ -60,7 +60,8 @@ class Distiller(nnx.Module):
         if not self.pretrain:
             return self.ce_weight, self.weight * ramp
         first = progress <= self.pretrain + 1e-4  # progress is rounded
-        ce = jnp.where(first, self.pretrain_ce, self.ce_weight)
+        # Mixed pictures have no label, in the first phase neither.
+        ce = jnp.where(first, self.pretrain_ce * (not self.mixup), self.ce_weight)
         return ce, jnp.where(first, self.weight, self.afterwards * self.weight * ramp)
 
     def logits(self, student: Outputs, teacher: Outputs) -> Array:
@@ -161,6 +162,7 @@ class Sum(Distiller):
     deploys = property(lambda self: self.parts[self.speaker].deploys)
 
     spec = property(lambda self: " + ".join(part.spec for part in self.parts))
+    scheduled = lambda self, **settings: Sum(*(p.scheduled(**settings) for p in self.parts))
 
 
 # To be given its padding in numbers.

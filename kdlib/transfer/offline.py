@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from kdlib.data import Batch, mix, strong
-from kdlib.distillers import Distiller
+from kdlib.distillers import Distiller, own
 from kdlib.transfer.supervised import Loss, Setup, Supervised, cross_entropy, require, shows
 
 
@@ -41,13 +41,13 @@ class Offline(Supervised):
 
     Args:
         teacher: a trained network.
-        distiller: what is taught.
+        distiller: what is taught: a distiller, its class, or a function as of :func:`own`.
     """
 
     family = "Offline"
 
     def __init__(self, teacher: nnx.Module, distiller: Distiller):
-        self.teacher, self.distiller = teacher, distiller
+        self.teacher, self.distiller = teacher, (distiller := own(distiller))
         self.frozen_training = distiller.teacher_training
         self.views, self.passes = distiller.views, (distiller.views, distiller.views)
 
