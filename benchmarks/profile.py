@@ -119,6 +119,8 @@ def layer(side: int, channels: int) -> dict:
 
 def main() -> None:
     """Measure, print and write."""
+    if jax.default_backend() != "cpu":
+        raise SystemExit("this names a CPU's kernels: on a GPU run python -m benchmarks.floor")
     record = {
         "device": history.device(),
         "versions": history.versions() | {"torch": torch.__version__},
