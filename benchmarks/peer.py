@@ -110,15 +110,20 @@ class Resident:
 
 
 class Augmented(torch.utils.data.Dataset):
-    """Pictures in host memory, augmented one by one."""
+    """Pictures in host memory, augmented one by one.
+
+    As NumPy arrays: tensors would go to workers through shared memory, of which containers have
+    little.
+    """
 
     def __init__(self, images, labels, pad, flip):
-        self.images = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
-        self.labels, self.pad, self.flip = torch.tensor(labels).long(), pad, flip
+        self.images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        self.labels, self.pad, self.flip = labels.astype(np.int64), pad, flip
 
     def __getitem__(self, index):
-        image, side = self.images[index], self.images.shape[-1]
-        image = F.pad(image.float(), (self.pad,) * 4, mode="reflect")
+        image = torch.from_numpy(self.images[index]).float()
+        side = image.shape[-1]
+        image = F.pad(image, (self.pad,) * 4, mode="reflect")
         y, x = torch.randint(0, 2 * self.pad + 1, (2,)).tolist()
         image = image[:, y : y + side, x : x + side]
         return (image.flip(2) if torch.rand(()) < self.flip else image), self.labels[index]

@@ -234,12 +234,38 @@ def test_a_point_is_compiled_once(fused, monkeypatch):
 # --- profile and floor
 
 
-def test_a_profile_of_a_gpu_is_refused(monkeypatch):
+def test_a_gpu_s_kernels_are_summed_by_kind(monkeypatch, tmp_path, capsys):
+    """The profiler's planes are imitated; names are of the kind that it shows."""
     pytest.importorskip("torch")
     profile = importlib.import_module("benchmarks.profile")
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(SystemExit, match=r"run python -m benchmarks\.floor"):
-        profile.main()
+    event = lambda name, ms: types.SimpleNamespace(name=name, duration_ns=40e6 * ms)
+    line = lambda name, *events: types.SimpleNamespace(name=name, events=events)
+    plane = lambda name, *lines: types.SimpleNamespace(name=name, lines=lines)
+    seen = [
+        event("sm80_xmma_wgrad_implicit_gemm_bf16_nhwckrsc_nhwc_tilesize64", 3),
+        event("loop_convert_fusion_12", 1), event("loop_convert_fusion", 1),
+        event("input_reduce_fusion_3", 0.5), event("unheard_of", 0.25),
+        event("void cudnn::nchwToNhwcKernel", 0.125),
+    ]  # fmt: skip
+    planes = [
+        plane("/device:GPU:0", line("Stream #7(Compute)", *seen),
+              line("XLA Ops", event("convolution", 9))),
+        plane("/host:CPU", line("Stream #7", event("convolution", 9))),
+    ]  # fmt: skip
+    monkeypatch.setattr(profile, "traced", lambda run: run() or planes)
+    monkeypatch.setattr(profile, "RESULTS", tmp_path)
+    monkeypatch.setattr(cost, "fused", lambda: True)
+    program = types.SimpleNamespace(
+        start=lambda seeds: seeds, run_epoch=lambda state, progress: (state, {})
+    )
+    monkeypatch.setattr(floor, "program", lambda options, fused: program)
+    profile.main()
+    record = json.loads((tmp_path / "profile-gpu.json").read_text())
+    kinds = {name.split(",")[0].split(":")[0]: ms for name, ms in record["step"]["kinds"].items()}
+    assert kinds == {"convolutions": 6, "element by element": 4, "sums": 1, "others": 0.5,
+                     "other layouts": 0.25}  # fmt: skip
+    assert record["step"]["kernels"]["loop_convert_fusion"] == 4 and record["layers"] == {}
+    assert "6.00 ms  convolutions" in capsys.readouterr().out
 
 
 TINY = ["--teacher", "ResNet8x0.25", "--student", "ResNet8x0.25", "--steps", "2", "--batch_size",
