@@ -85,11 +85,12 @@ def counts(options) -> dict:
     # A CPU's calls of oneDNN hide convolutions from the count: taken as for a GPU.
     plain = jax.jit(one._step).trace(*arguments).lower(lowering_platforms=("cuda",))
     compiled = one.step.lower(*arguments).compile()
+    by_xla = [found.cost_analysis() or {} for found in (plain, compiled)]  # not all back ends count
     adds = [models.cost(name).multiply_adds for name in (options.teacher, options.student)]
     return {
         "operations": 2 * options.batch_size * (adds[0] + 3 * adds[1]),
-        "operations_by_xla": (plain.cost_analysis() or {}).get("flops"),  # not all back ends count
-        "bytes": compiled.cost_analysis()["bytes accessed"],
+        "operations_by_xla": by_xla[0].get("flops"),
+        "bytes": by_xla[1].get("bytes accessed"),
         "layouts": collections.Counter(re.findall(r"dim_labels=([^\s,]+)", compiled.as_text())),
     }
 
@@ -121,7 +122,8 @@ def summary(record: dict) -> dict:
     parts = record["parts"]
     few, many = (part for name, part in parts.items() if name.startswith("seeds"))
     step, ceiling = parts["step"], parts["ceilings"]
-    floors = {name: step[name] / ceiling[name] for name in ("operations", "bytes")}
+    counted = [name for name in ("operations", "bytes") if step[name]]
+    floors = {name: step[name] / ceiling[name] for name in counted}
     epoch, together = (statistics.median(each["seconds"]) for each in (few, many))
     whole = (epoch + few["test_seconds"]) * 390 / record["steps"]
     return {
@@ -137,11 +139,11 @@ def summary(record: dict) -> dict:
 def show(record: dict) -> str:
     """The summary in words."""
     found, ceiling = record["summary"], record["parts"]["ceilings"]
-    of = {name: f"{1e3 * seconds:.2f} ms" for name, seconds in found["floor_seconds"].items()}
+    floors = [f"{1e3 * least:.2f} ms by {name}" for name, least in found["floor_seconds"].items()]
     return "\n".join((
         f"ceilings: {ceiling['operations'] / 1e12:.3g} T operations/s, "
         f"{ceiling['bytes'] / 1e9:.4g} GB/s",
-        f"floor of a step: {of['operations']} by operations, {of['bytes']} by bytes",
+        f"floor of a step: {', '.join(floors)}",
         f"a step: {1e3 * found['step_seconds']:.2f} ms, {found['step_over_floor']:.1f} times that",
         f"{record['seeds']} seeds take {found['seeds_ratio']:.2f} times as long as one",
         f"200 epochs of 390 steps: {found['minutes_of_200_epochs']:.1f} minutes, "
