@@ -32,8 +32,8 @@ from kdlib.train import networks
 RESULTS = pathlib.Path(__file__).parent / "results"
 WORKS = {"teacher": (56, None), "plain": (32, None), "soft logits": (32, 56), "attention": (32, 56)}
 CHECKED = 4  # steps after which both sides' losses are compared
-# By default XLA leaves cuDNN's convolutions out of CUDA graphs; so a step is one. JAX 0.7.2 refuses
-# the list, and which of the two is faster was not measured: both are timed.
+# By default XLA leaves cuDNN's convolutions out of CUDA graphs; with this list, a step is one.
+# JAX 0.7.2 refuses it. Which of the two is faster was not measured: both are timed.
 GRAPHS = {"xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,CONVOLUTION"}
 LESSONS = {"soft logits": kdlib.SoftLogits(), "attention": kdlib.AttentionTransfer()}
 
