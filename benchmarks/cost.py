@@ -4,6 +4,8 @@
     python -m benchmarks.cost --curve depth    # one of them
     python -m benchmarks.cost --curve devices  # on a CPU: the same cores, seen as several devices
 
+A call that was cut is gone on with by the same call, on the same device with the same versions.
+
 From one base (a plain ResNet-20, 64 pictures a step, 1,024 pictures an epoch, one seed) one thing
 is changed at a time. The dashed line grows like the work, multiply-adds for depth and width. Each
 point is the median epoch of a few; memory is what the compiled step says it needs on each device.
@@ -20,7 +22,8 @@ import jax
 import numpy as np
 
 import kdlib
-from kdlib import files, history, models, parallel, plots
+from benchmarks import records
+from kdlib import history, models, parallel, plots
 from kdlib.program import Program
 from kdlib.progress import Progress
 from kdlib.train import networks
@@ -37,6 +40,11 @@ CURVES = {
 }
 
 
+def fused() -> bool:
+    """Whether kdlib's epoch is one program here, of all seeds; a CPU calls a program per step."""
+    return jax.default_backend() != "cpu"
+
+
 def noise(pictures):
     """Random pictures: what is in them costs nothing."""
     rng = np.random.default_rng(0)
@@ -45,42 +53,62 @@ def noise(pictures):
     return kdlib.data.Dataset("noise", "random pictures", tuple("0123456789"), split, split)
 
 
-def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
-    """Seconds of an epoch of all seeds, bytes of a step, seconds until the first step has run."""
-    name = f"ResNet{depth}" + (f"x{width}" if width != 1 else "")
-    fused = jax.default_backend() != "cpu"
-    recipe = kdlib.Recipe(batch_size=batch, bfloat16=fused)
-    mesh, data = parallel.mesh(devices, seeds if fused else 1, batch), noise(pictures)
-    program = Program(
-        networks(name, data, recipe), data, kdlib.Supervised(), recipe, fused, mesh,
-    )  # fmt: skip
-    together = [range(seeds)] if fused else [[seed] for seed in range(seeds)]
-    states = [program.start(these) for these in together]
-    if fused:
-        arguments = states[0], program.frozen, program.pictures
-        function = program.epoch
-    else:
-        arguments = states[0], program.order(states[0]), program.frozen, program.pictures
-        function = program.step
-    started = time.perf_counter()
-    like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-    abstract = jax.tree.map(like, arguments)
-    out = jax.block_until_ready(function(*arguments))
-    first = time.perf_counter() - started
-    states = [out[0]] if fused else states  # an epoch takes its state's memory
-    needed = function.lower(*abstract).compile().memory_analysis()
+def timed(program, states, rounds) -> list[float]:
+    """Seconds of each of so many epochs of all the states, after one that isn't counted."""
     times, silent = [], Progress("", 1, enabled=False)
     for _ in range(rounds + 1):
         started = time.perf_counter()
         states = [program.run_epoch(state, silent)[0] for state in states]
         jax.block_until_ready(states)
         times.append(time.perf_counter() - started)
+    return times[1:]
+
+
+def measure(depth, width, batch, pictures, seeds, devices, rounds=3) -> dict:
+    """Seconds of an epoch of all seeds, bytes of a step, seconds until the first step has run."""
+    name = f"ResNet{depth}" + (f"x{width}" if width != 1 else "")
+    one = fused()
+    recipe = kdlib.Recipe(batch_size=batch, bfloat16=one)
+    mesh, data = parallel.mesh(devices, seeds if one else 1, batch), noise(pictures)
+    program = Program(
+        networks(name, data, recipe), data, kdlib.Supervised(), recipe, one, mesh,
+    )  # fmt: skip
+    together = [range(seeds)] if one else [[seed] for seed in range(seeds)]
+    states = [program.start(these) for these in together]
+    if one:
+        arguments = states[0], program.frozen, program.pictures
+        function = program.epoch
+    else:
+        arguments = states[0], program.order(states[0]), program.frozen, program.pictures
+        function = program.step
+    started = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    out = jax.block_until_ready(compiled(*arguments))
+    first, needed = time.perf_counter() - started, compiled.memory_analysis()
+    # What is timed is that program, not another that would be compiled for it.
+    program.epoch = program.step = compiled
+    states = [out[0]] if one else states  # an epoch takes its state's memory
+    times = timed(program, states, rounds)
     return {
-        "seconds": times[1:],
+        "seconds": times,
         "bytes": needed.temp_size_in_bytes + needed.argument_size_in_bytes,
         "first_step_seconds": first,
         "multiply_adds": models.cost(name).multiply_adds,
     }
+
+
+def left(curves: dict, asked) -> list[tuple[str, float]]:
+    """The points of the curves asked for that aren't measured yet, or all of them if all are.
+
+    So the call after one that was cut goes on there, and the call after a whole one starts anew,
+    with curves that are empty again.
+    """
+    places = [(name, value) for name in asked for value in CURVES[name]
+              if name != "devices" or value <= jax.local_device_count()]  # fmt: skip
+    missing = [(name, value) for name, value in places if str(value) not in curves.get(name, {})]
+    if not missing:
+        curves.update((name, {}) for name in asked)
+    return missing or places
 
 
 def work(name: str, x: float, point: dict, record: dict) -> float:
@@ -98,7 +126,8 @@ def draw(record: dict, path) -> None:
     from matplotlib.ticker import LogLocator
 
     plots.use_style()
-    curves = record["curves"]
+    # Others were cut before their base.
+    curves = {n: record["curves"][n] for n in CURVES if str(BASE[n]) in record["curves"].get(n, {})}
     figure, axes = plt.subplots(2, len(curves), figsize=(2.6 * len(curves), 5), squeeze=False)
     for (name, points), (above, below) in zip(curves.items(), axes.T, strict=True):
         xs = [float(x) for x in points]
@@ -132,33 +161,28 @@ def main(arguments=None) -> None:
     parser.add_argument("--curve", nargs="+", choices=CURVES, default=usual)
     parser.add_argument("--out", type=pathlib.Path, default=FIGURES)
     options = parser.parse_args(arguments)
-    # Programs are lowered once more for their memory, and so would be offered to the cache, which
-    # slows what comes after (kdlib/models/convolution.py).
+    # A program out of the cache would compile in no time.
     jax.config.update("jax_enable_compilation_cache", False)
     if "devices" in options.curve:
         if len(options.curve) > 1:  # several devices of a CPU compute their convolutions otherwise
             parser.error("measure the curve of devices by itself")
         jax.config.update("jax_num_cpu_devices", max(CURVES["devices"]))
-    kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    kind = "gpu" if fused() else "cpu"
     path = options.out / f"{kind}.json"
-    record = json.loads(path.read_text()) if path.exists() else {"curves": {}}
     here = {"device": history.device(), "versions": history.versions(), "base": BASE}
-    if (beside := record["curves"].keys() - {*options.curve}) and record | here != record:
-        parser.error(f"{path} holds curves of {record['device']} or of other versions: measure "
+    old = json.loads(path.read_text()) if path.exists() else {}
+    if (beside := old.get("curves", {}).keys() - {*options.curve}) and old | here != old:
+        parser.error(f"{path} holds curves of {old['device']} or of other versions: measure "
                      f"{' '.join(sorted(beside))} anew too, or give another --out")  # fmt: skip
-    record |= here
-    for name in options.curve:
-        record["curves"][name] = {}
-        for value in CURVES[name]:
-            if name == "devices" and value > jax.local_device_count():
-                continue
-            found = measure(**BASE | {name: value})
-            record["curves"][name][str(value)] = found
-            seconds = statistics.median(found["seconds"])
-            megabytes, first = found["bytes"] / 1e6, found["first_step_seconds"]
-            print(f"{name:9s} {value:<6} {seconds:7.2f} s an epoch, {megabytes:7.0f} MB, "
-                  f"first step after {first:.1f} s", flush=True)  # fmt: skip
-        files.write_text(path, json.dumps(record, indent=1))
+    record = records.begin(path, here, "curves")
+    for name, value in left(record["curves"], options.curve):
+        points = record["curves"].setdefault(name, {})
+        found = points[str(value)] = measure(**BASE | {name: value})
+        seconds = statistics.median(found["seconds"])
+        megabytes, first = found["bytes"] / 1e6, found["first_step_seconds"]
+        print(f"{name:9s} {value:<6} {seconds:7.2f} s an epoch, {megabytes:7.0f} MB, "
+              f"first step after {first:.1f} s", flush=True)  # fmt: skip
+        records.save(path, record)
     draw(record, path.with_suffix(".png"))
     print(f"record and figure: {path.with_suffix('.*')}")
 

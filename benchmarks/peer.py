@@ -3,7 +3,7 @@
 ResNets of depth 6n+2 with projected shortcuts, random shift and mirror, SGD with Nesterov momentum,
 cross-entropy, soft logits and attention transfer; channels-last memory everywhere. ``Resident``
 keeps the pictures on the device and augments there with one gather; ``Loader`` is the usual
-``DataLoader``, with pinned memory and worker processes on a GPU.
+``DataLoader``, on a GPU with pinned memory and worker processes that stay for all epochs.
 """
 
 import numpy as np
@@ -109,20 +109,21 @@ class Resident:
             yield batch.permute(0, 3, 1, 2), self.labels[index]
 
 
-class Loader:
-    """Batches from a ``DataLoader`` over pictures in host memory, augmented one by one there."""
+class Augmented(torch.utils.data.Dataset):
+    """Pictures in host memory, augmented one by one.
 
-    def __init__(self, images, labels, batch_size, device, pad=4, flip=0.5, workers=8):
-        self.device, self.pad, self.flip = device, pad, flip
-        self.images = torch.tensor(images).permute(0, 3, 1, 2).contiguous()
-        self.labels = torch.tensor(labels).long()
-        cuda = device.type == "cuda"
-        self.options = {"batch_size": batch_size, "drop_last": True, "pin_memory": cuda,
-                        "num_workers": workers if cuda else 0}  # fmt: skip
+    As NumPy arrays: tensors would go to workers through shared memory, of which containers have
+    little.
+    """
+
+    def __init__(self, images, labels, pad, flip):
+        self.images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        self.labels, self.pad, self.flip = labels.astype(np.int64), pad, flip
 
     def __getitem__(self, index):
-        image, side = self.images[index], self.images.shape[-1]
-        image = F.pad(image.float(), (self.pad,) * 4, mode="reflect")
+        image = torch.from_numpy(self.images[index]).float()
+        side = image.shape[-1]
+        image = F.pad(image, (self.pad,) * 4, mode="reflect")
         y, x = torch.randint(0, 2 * self.pad + 1, (2,)).tolist()
         image = image[:, y : y + side, x : x + side]
         return (image.flip(2) if torch.rand(()) < self.flip else image), self.labels[index]
@@ -130,9 +131,27 @@ class Loader:
     def __len__(self):
         return len(self.labels)
 
+
+class Loader:
+    """Batches from a ``DataLoader`` over pictures in host memory, augmented one by one there.
+
+    ``workers`` are its processes, by default 8 for a GPU and none for a CPU.
+    """
+
+    def __init__(self, images, labels, batch_size, device, pad=4, flip=0.5, workers=None):
+        cuda = device.type == "cuda"
+        workers = (8 if cuda else 0) if workers is None else workers
+        self.device, self.order = device, []
+        self.batches = torch.utils.data.DataLoader(
+            Augmented(images, labels, pad, flip), batch_size, sampler=self.order, drop_last=True,
+            pin_memory=cuda, num_workers=workers, persistent_workers=workers > 0,
+            # A fork of a process with JAX's threads may wait for their locks forever.
+            multiprocessing_context="spawn" if workers else None,
+        )  # fmt: skip
+
     def __call__(self, order):
-        batches = torch.utils.data.DataLoader(self, sampler=order.tolist(), **self.options)
-        for images, labels in batches:
+        self.order[:] = order.tolist()
+        for images, labels in self.batches:
             yield (x.to(self.device, non_blocking=True) for x in (images, labels))
 
 
@@ -143,11 +162,11 @@ def attention(feature):
 class Trainer:
     """One network in training: ``epoch(order)`` returns the losses of its steps, ``[steps]``.
 
-    ``lesson`` is "plain", "soft logits" or "attention". bfloat16 is autocast's; ``compiled`` puts
-    the loss through ``torch.compile``.
+    ``lesson`` is "plain", "soft logits" or "attention". bfloat16 is autocast's; ``compiled`` is
+    the mode in which ``torch.compile`` compiles the loss, None not to.
     """
 
-    def __init__(self, student, teacher, lesson, batches, recipe, bfloat16=False, compiled=False):
+    def __init__(self, student, teacher, lesson, batches, recipe, bfloat16=False, compiled=None):
         self.student, self.teacher, self.lesson, self.batches = student, teacher, lesson, batches
         self.device, self.bfloat16 = next(student.parameters()).device, bfloat16
         self.optimizer = torch.optim.SGD(
@@ -157,7 +176,7 @@ class Trainer:
         self.student.train()
         if teacher is not None:
             self.teacher.eval()
-        self.loss = torch.compile(self._loss) if compiled else self._loss
+        self.loss = torch.compile(self._loss, mode=compiled) if compiled else self._loss
 
     def _loss(self, images, labels):
         logits, maps = self.student(images)
@@ -180,5 +199,5 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            losses.append(loss.detach())
+            losses.append(loss.detach().clone())  # a CUDA graph writes over it in the next step
         return torch.stack(losses).cpu()  # waits for the device

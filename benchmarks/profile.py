@@ -1,12 +1,16 @@
-"""Where a training step's time goes on a CPU, and what its convolutions take beside PyTorch's.
+"""Where a training step's time goes, and on a CPU what its convolutions take beside PyTorch's.
 
-    python -m benchmarks.profile        # writes benchmarks/results/profile-cpu.json
+    python -m benchmarks.profile        # writes benchmarks/results/profile-cpu.json, or -gpu
 
-First a plain ResNet-32, batch 128, as in ``benchmarks.speed``, by JAX's own profiler: milliseconds
-by kind of work. Kinds run side by side, so their sum is more than the step takes. Then each shape
-of its convolutions alone, forward and both gradients, in turns with PyTorch's.
+On a CPU, first a plain ResNet-32, batch 128, as in ``benchmarks.speed``, by JAX's own profiler:
+milliseconds by kind of work. Kinds run side by side, so their sum is more than the step takes. Then
+each shape of its convolutions alone, forward and both gradients, in turns with PyTorch's.
+
+On a GPU, the step of ``benchmarks.floor``: milliseconds by kernel and by kind of kernel, as far as
+its name tells. What they lack to the clock's time is waiting between them.
 """
 
+import argparse
 import collections
 import json
 import pathlib
@@ -21,12 +25,12 @@ import numpy as np
 import torch
 
 import kdlib
-from benchmarks.cost import noise
+from benchmarks import cost, floor
 from kdlib import files, history, models
 from kdlib.models.convolution import convolve
 from kdlib.program import Program
 
-RESULT = pathlib.Path(__file__).parent / "results" / "profile-cpu.json"
+RESULTS = pathlib.Path(__file__).parent / "results"
 STEPS = 5
 SHAPES = ((32, 16), (16, 32), (8, 64))  # side of the map, channels
 # What XLA calls the pieces of the program, and what they are here; the first that fits counts.
@@ -35,6 +39,14 @@ KINDS = {
     "sums, of batch norm": r"ynn|reduce",
     "element by element: batch norm, ReLU, augmentation, update": r"fusion|wrapped",
 }
+# The same of a GPU's kernels: of cuDNN, cuBLAS and CUTLASS, and XLA's own, named after fusions.
+KERNELS = {
+    "other layouts, copies": r"(?i)tonhwc|tonchw|transpose|copy|memcpy|memset",
+    "convolutions, matrix products": r"(?i)conv(?!ert)|gemm|xmma|cutlass|cudnn|cublas|nvjet",
+    "sums, of batch norm": r"reduce",
+    "element by element: batch norm, ReLU, augmentation, update": r"fusion|wrapped|loop",
+}
+MOST = 20  # kernels that are listed
 
 
 def kind(name: str, deep: set[str]) -> str | None:
@@ -45,9 +57,41 @@ def kind(name: str, deep: set[str]) -> str | None:
     return next((k for k, pattern in KINDS.items() if re.search(pattern, name)), None)
 
 
+def traced(run) -> list:
+    """What JAX's profiler saw while ``run`` ran: planes of lines of events."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            run()
+        path = next(pathlib.Path(folder).rglob("*.xplane.pb"))
+        return list(jax.profiler.ProfileData.from_file(str(path)).planes)
+
+
+def kernels(planes, steps: int) -> dict:
+    """Milliseconds of a step by kind of kernel and by kernel, numbers at a name's end left out."""
+    names, kinds = collections.Counter(), collections.Counter()
+    streams = (line for plane in planes if plane.name.startswith("/device:GPU")
+               for line in plane.lines if line.name.startswith("Stream"))  # fmt: skip
+    for event in (event for line in streams for event in line.events):
+        found = next((k for k, p in KERNELS.items() if re.search(p, event.name)), "others")
+        names[re.sub(r"([_.]\d+)+$", "", event.name)] += event.duration_ns / 1e6 / steps
+        kinds[found] += event.duration_ns / 1e6 / steps
+    return {"kinds": dict(kinds.most_common()), "kernels": dict(names.most_common(MOST))}
+
+
+def on_gpu(steps=20) -> dict:
+    """A step of ``benchmarks.floor`` by the clock and by its kernels; milliseconds."""
+    sizes = {"teacher": "ResNet56", "student": "ResNet32", "batch_size": 128, "steps": steps}
+    program = floor.program(argparse.Namespace(**sizes), fused=True)
+    states = [program.start([0])]
+    clock = min(cost.timed(program, states, 3)) / steps
+    states = [program.start([0])]  # the other's memory was used again
+    planes = traced(lambda: cost.timed(program, states, 0))
+    return {"clock": 1e3 * clock} | kernels(planes, steps)
+
+
 def step() -> dict:
     """Milliseconds of a step: by the clock, of all cores, and by kind."""
-    data, recipe = noise(256), kdlib.Recipe(batch_size=128, zero_init=False)
+    data, recipe = cost.noise(256), kdlib.Recipe(batch_size=128, zero_init=False)
     network = lambda _, seed: models.build("ResNet32", 10, seed=seed)
     program = Program(network, data, kdlib.Supervised(), recipe, fused=False)
     state = program.init(0)
@@ -60,12 +104,7 @@ def step() -> dict:
     run()
     clock, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF)
     cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            run()
-        path = next(pathlib.Path(folder).rglob("*.xplane.pb"))
-        planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
-    kinds = collections.Counter()
+    planes, kinds = traced(run), collections.Counter()
     for event in (e for plane in planes for line in plane.lines for e in line.events):
         if not event.name.startswith("end:") and (found := kind(event.name, deep)):
             kinds[found] += event.duration_ns / 1e6 / STEPS
@@ -123,19 +162,22 @@ def main() -> None:
         "device": history.device(),
         "versions": history.versions() | {"torch": torch.__version__},
     }
-    record["step"] = step()
-    record["layers"] = {f"{c} channels, {side}x{side}": layer(side, c) for side, c in SHAPES}
-    found = record["step"]
-    print(f"a step: {found['clock']:.0f} ms, {found['cores']:.0f} ms of its cores")
+    gpu = cost.fused()
+    found = record["step"] = on_gpu() if gpu else step()
+    cores = "" if gpu else f", {found['cores']:.0f} ms of its cores"
+    print(f"a step: {found['clock']:.{2 * gpu}f} ms{cores}")
     for name, value in sorted(found["kinds"].items(), key=lambda item: -item[1]):
-        print(f"  {value:6.0f} ms  {name}")
+        print(f"  {value:6.{2 * gpu}f} ms  {name}")
+    layers = () if gpu else SHAPES
+    record["layers"] = {f"{c} channels, {side}x{side}": layer(side, c) for side, c in layers}
     for shape, times in record["layers"].items():
         print(shape)
         for part in ("forward", "to pictures", "to kernels"):
             ours, theirs = times[f"kdlib, {part}"], times[f"PyTorch, {part}"]
             print(f"  {part:12s} {ours:6.2f} ms, PyTorch {theirs:6.2f} ms, {ours / theirs:.2f}")
-    files.write_text(RESULT, json.dumps(record, indent=1))
-    print(f"record: {RESULT}")
+    path = RESULTS / f"profile-{'gpu' if gpu else 'cpu'}.json"
+    files.write_text(path, json.dumps(record, indent=1))
+    print(f"record: {path}")
 
 
 if __name__ == "__main__":
