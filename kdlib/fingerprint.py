@@ -69,9 +69,9 @@ def _parts(thing) -> list:
     items += dict.items(thing) if isinstance(thing, dict) else []
     if isinstance(thing, nnx.Module | nnx.State | Namespace) or is_own(kind):
         return [kind, object.__getstate__(thing), *items]  # of slots too
-    held = [getattr(thing, name) for name in HELD if hasattr(kind, name)]
+    held = [getattr(thing, name) for name in HELD if not items and hasattr(kind, name)]
     if held or (within and (callable(thing) or hasattr(kind, "__get__"))):
-        return [getattr(thing, "__name__", ""), within, *held]
+        return [str(getattr(thing, "__name__", "")), within, *held]
     return items
 
 
