@@ -1,9 +1,11 @@
 """Checksums of code of one's own, so that what other code has computed is never taken for its."""
 
+import contextlib
 import dis
 import re
 import sys
 import types
+from argparse import Namespace
 
 import jax
 import numpy as np
@@ -11,8 +13,8 @@ from flax import nnx
 
 from kdlib.checkpoint import digest
 
-# Where libraries keep somebody's function: partial ones, properties, methods, what jax.jit returns.
-HELD = "func", "args", "keywords", "fget", "__func__", "__self__", "__wrapped__"
+# Where partial functions, properties and methods keep somebody's.
+HELD = "func", "args", "keywords", "fget", "fset", "__func__", "__self__"
 
 
 def fingerprint(thing) -> str:
@@ -20,9 +22,22 @@ def fingerprint(thing) -> str:
 
     Of functions that is what runs, bytecode (so that comments change nothing, and another version
     of Python everything), defaults, attributes and all that they find by name, down to helpers of
-    helpers; of classes, objects and modules what they hold; of what libraries define, how it shows.
+    helpers; of classes, objects and modules what they hold; of what libraries define, how it shows
+    and, of their functions, what those were made with. It raises nothing.
     """
-    return digest(np.array(_text(thing, {})))
+    found, known, said = [[thing]], {}, []
+    for part in (part for parts in found for part in parts):  # it grows, level by level
+        # Of constants, Python decides which are one object.
+        if id(part) not in known or type(part) in (tuple, frozenset):
+            text, parts = type(part).__qualname__, []
+            with contextlib.suppress(Exception):  # some objects can't be looked at
+                parts = [] if type(part) in (str, int, float) else _parts(part)
+                # Addresses and folders say nothing.
+                text += "" if parts else re.sub(r" (at 0x\w+|from '[^']*')", "", repr(part))
+            known[id(part)] = f"{text} {len(parts)} at {len(found)}" if parts else text
+            found += [parts] if parts else []  # it keeps all alive, so that no number comes twice
+        said.append(known[id(part)])
+    return digest(np.array("\n".join(said)))
 
 
 def is_own(thing) -> bool:
@@ -33,44 +48,40 @@ def is_own(thing) -> bool:
     return not ours and "-packages" not in file
 
 
-def _text(thing, seen: dict) -> str:
-    if isinstance(thing, np.ndarray | jax.Array | nnx.Variable):
-        return digest(thing)
-    kind, parts = type(thing), _parts(thing)
-    if not parts:  # addresses and folders say nothing
-        return re.sub(r" (at 0x\w+|from '[^']*')", "", repr(thing))
-    if id(thing) in seen:
-        return kind.__qualname__
-    if kind not in (tuple, frozenset):  # of constants, Python decides which are one object
-        seen[id(thing)] = thing  # kept, so that nothing else gets its number
-    return f"{kind.__qualname__}({', '.join(_text(part, seen) for part in parts)})"
-
-
 def _parts(thing) -> list:
     """What a thing consists of; nothing, where its own text says it all."""
-    if isinstance(thing, set | frozenset):
-        return sorted(thing, key=repr)
-    if isinstance(thing, list | tuple | dict):
-        return list(getattr(thing, "items", thing.__iter__)())
+    kind, within = type(thing), getattr(thing, "__dict__", {})
+    within = {k: v for k, v in within.items() if k[:2] != "__" or callable(v)}
+    within.pop("_jit_info", None)  # the line where jax.jit was called
+    if isinstance(thing, np.ndarray | jax.Array | nnx.Variable) and thing.dtype != object:
+        return [str(thing.dtype), thing.shape, digest(thing)]
     if isinstance(thing, types.CodeType):  # functions within a function are among its constants
         return [thing.co_code, thing.co_names, thing.co_consts]
-    if isinstance(thing, types.FunctionType) and is_own(thing):
-        return [thing.__code__, thing.__defaults__, thing.__kwdefaults__, vars(thing), _uses(thing)]
-    if isinstance(thing, type | types.ModuleType) and is_own(thing):
-        held = {k: v for k, v in vars(thing).items() if k[:2] != "__" or hasattr(v, "__code__")}
-        return [*getattr(thing, "__bases__", ()), held]
-    if isinstance(thing, nnx.Module) or is_own(type(thing)):
-        return [type(thing), getattr(thing, "__dict__", {})]
-    return [getattr(thing, name) for name in HELD if hasattr(thing, name)]
+    if isinstance(thing, types.FunctionType):
+        # What wraps a function gives itself that one's module.
+        own = is_own(sys.modules.get(thing.__globals__.get("__name__"), thing))
+        runs = thing.__code__ if own else f"{thing.__module__}.{thing.__qualname__}"
+        return [runs, thing.__defaults__, thing.__kwdefaults__, within, _uses(thing, own)]
+    if isinstance(thing, type | types.ModuleType):
+        return [kind, *getattr(thing, "__bases__", ()), within] if is_own(thing) else []
+    items = list(thing) if isinstance(thing, list | tuple) else []
+    items += sorted(thing, key=repr) if isinstance(thing, set | frozenset) else []
+    items += dict.items(thing) if isinstance(thing, dict) else []
+    if isinstance(thing, nnx.Module | nnx.State | Namespace) or is_own(kind):
+        return [kind, object.__getstate__(thing), *items]  # of slots too
+    held = [getattr(thing, name) for name in HELD if not items and hasattr(kind, name)]
+    if held or (within and (callable(thing) or hasattr(kind, "__get__"))):
+        return [str(getattr(thing, "__name__", "")), within, *held]
+    return items
 
 
-def _uses(function) -> dict:
-    """What a function, and those within it, find by name."""
+def _uses(function, own: bool) -> dict:
+    """What a function of one's own, and those within it, find by name; of others their closure."""
     codes, cells = [function.__code__], function.__closure__ or ()
     for code in codes:
         codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
-    asks = [i for code in codes for i in dis.get_instructions(code)]
+    asks = [i for code in codes for i in dis.get_instructions(code)] if own else []
     names = {i.argval for i in asks if "GLOBAL" in i.opname or i.opname == "LOAD_NAME"}
     found = {k: v for k, v in sorted(function.__globals__.items()) if k in names}
-    own = zip(codes[0].co_freevars, cells, strict=True)
-    return found | {k: cell.cell_contents for k, cell in own if cell != types.CellType()}
+    held = zip(codes[0].co_freevars, cells, strict=True)
+    return found | {k: cell.cell_contents for k, cell in held if cell != types.CellType()}

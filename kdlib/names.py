@@ -107,7 +107,7 @@ def settings(made_by) -> dict[str, inspect.Parameter]:
 def written(name: str, values: dict) -> str:
     """What :func:`read` makes an object of these settings from."""
     texts = (f"{k}={getattr(value, 'spec', None) or repr(value)}" for k, value in values.items())
-    return f"{name}({', '.join(texts)})"
+    return re.sub(r" at 0x\w+", "", f"{name}({', '.join(texts)})")  # addresses differ every time
 
 
 def load_object(address: str):

@@ -155,7 +155,9 @@ def _own(student, transfer) -> dict[str, str]:
     """Checksums of what isn't ours: of files named in text, of functions, classes and objects."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(files.expand(path))[:16] for path in paths}
-    parts = nnx.iter_graph(getattr(transfer, "distiller", None) or nnx.Module())
+    taught = {"distiller": getattr(transfer, "distiller", None)} | transfer.frozen()
+    (modules := nnx.clone(Modules(taught))).eval()  # whatever mode a teacher was left in
+    parts = nnx.iter_graph(modules)
     for given in (student, transfer, *(part for _, part in parts if isinstance(part, nnx.Module))):
         made_by = getattr(given, "function", given)  # a loss's, and a partial function's
         made_by = getattr(made_by, "func", made_by)

@@ -903,3 +903,57 @@ def test_a_record_counts_the_network_that_is_used(tiny, teacher):
     projector = 16 * 8 + 8 * 9 * 8 + 8 * 16 + 2 * (8 + 8 + 16)  # convolutions and batch norms
     body = facts["parameters"] - classifier  # its own one, of the same size, is not used
     assert facts["deployed_parameters"] == body + projector + classifier
+
+
+TOLD_APART = """
+def kl(x): return x
+def mse(x): return x * x
+TABLE = {"kl": kl, "mse": mse}
+class ByName:
+    def __init__(self, kind):
+        self.function = TABLE[kind]
+chosen = ByName("kl")
+@jax.custom_vjp
+def reversed(x): return x
+reversed.defvjp(lambda x: (x, None), lambda kept, g: (-1.0 * g,))
+class Jitted(nnx.Module):
+    @nnx.jit
+    def __call__(self, x): return 2.5 * x
+schedule = optax.linear_schedule(1.0, 0.5, 100)
+def twice(f):
+    @functools.wraps(f)
+    def wrapper(x): return 6 * f(x)
+    return wrapper
+wrapped = twice(jnp.mean)
+axes = jax.vmap(kl, in_axes=7)
+class Slots:
+    __slots__ = ("beta",)
+    def __init__(self): self.beta = 8
+slots = Slots()
+class Row(dict):
+    def __getattr__(self, name): return 9 * self[name]
+row = Row()
+table = np.arange(6.0).reshape(2, 3)
+"""
+
+
+@pytest.mark.parametrize(("name", "old", "new"), [
+    ("chosen", 'ByName("kl")', 'ByName("mse")'), ("reversed", "-1.0", "-2.0"),
+    ("Jitted", "2.5", "3.5"), ("schedule", "100", "200"), ("wrapped", "6 *", "5 *"),
+    ("axes", "in_axes=7", "in_axes=8"), ("slots", "beta = 8", "beta = 7"), ("row", "9 *", "8 *"),
+    ("table", "(2, 3)", "(3, 2)"),
+])  # fmt: skip
+def test_what_libraries_wrap_and_objects_hold_is_told_apart(name, old, new):
+    key = lambda text: fingerprint(_written(text, name))
+    assert key(TOLD_APART) == key(TOLD_APART) != key(TOLD_APART.replace(old, new))
+
+
+def test_a_fingerprint_raises_nothing():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    traced = []
+    jax.jit(lambda x: traced.append(x) or x)(1.0)
+    chain = "".join(f"def f{i}(x): return f{i + 1}(x)\n" for i in range(400))
+    for thing in (deep, traced, _written(chain, "f0")):
+        assert fingerprint(thing) == fingerprint(thing)
