@@ -5,7 +5,6 @@ import dis
 import re
 import sys
 import types
-from argparse import Namespace
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from flax import nnx
 from kdlib.checkpoint import digest
 
 # Where partial functions, properties and methods keep somebody's.
-HELD = "func", "args", "keywords", "fget", "fset", "__func__", "__self__"
+KEPT = "func", "args", "keywords", "fget", "fset", "__func__", "__self__"
 
 
 def fingerprint(thing) -> str:
@@ -29,15 +28,14 @@ def fingerprint(thing) -> str:
     for part in (part for parts in found for part in parts):  # it grows, level by level
         # Of constants, Python decides which are one object.
         if id(part) not in known or type(part) in (tuple, frozenset):
-            text, parts = type(part).__qualname__, []
+            known[id(part)] = type(part).__qualname__
             with contextlib.suppress(Exception):  # some objects can't be looked at
                 parts = [] if type(part) in (str, int, float) else _parts(part)
-                # Addresses and folders say nothing.
-                text += "" if parts else re.sub(r" (at 0x\w+|from '[^']*')", "", repr(part))
-            known[id(part)] = f"{text} {len(parts)} at {len(found)}" if parts else text
-            found += [parts] if parts else []  # it keeps all alive, so that no number comes twice
+                known[id(part)] += f" {len(parts)} at {len(found)}" if parts else repr(part)
+                found += [parts] if parts else []  # kept alive, so that no number comes twice
         said.append(known[id(part)])
-    return digest(np.array("\n".join(said)))
+    # Addresses and folders say nothing.
+    return digest(np.array(re.sub(r" (at 0x\w+|from '[^']*')", "", "\n".join(said))))
 
 
 def is_own(thing) -> bool:
@@ -50,9 +48,9 @@ def is_own(thing) -> bool:
 
 def _parts(thing) -> list:
     """What a thing consists of; nothing, where its own text says it all."""
-    kind, within = type(thing), getattr(thing, "__dict__", {})
-    within = {k: v for k, v in within.items() if k[:2] != "__" or callable(v)}
-    within.pop("_jit_info", None)  # the line where jax.jit was called
+    kind, held = type(thing), getattr(thing, "__dict__", {})
+    # But for the line where jax.jit was called.
+    held = {k: v for k, v in held.items() if (k[:2] != "__" or callable(v)) and k != "_jit_info"}
     if isinstance(thing, np.ndarray | jax.Array | nnx.Variable) and thing.dtype != object:
         return [str(thing.dtype), thing.shape, digest(thing)]
     if isinstance(thing, types.CodeType):  # functions within a function are among its constants
@@ -61,17 +59,17 @@ def _parts(thing) -> list:
         # What wraps a function gives itself that one's module.
         own = is_own(sys.modules.get(thing.__globals__.get("__name__"), thing))
         runs = thing.__code__ if own else f"{thing.__module__}.{thing.__qualname__}"
-        return [runs, thing.__defaults__, thing.__kwdefaults__, within, _uses(thing, own)]
+        return [runs, thing.__defaults__, thing.__kwdefaults__, held, _uses(thing, own)]
     if isinstance(thing, type | types.ModuleType):
-        return [kind, *getattr(thing, "__bases__", ()), within] if is_own(thing) else []
+        return [kind, *getattr(thing, "__bases__", ()), held] if is_own(thing) else []
     items = list(thing) if isinstance(thing, list | tuple) else []
     items += sorted(thing, key=repr) if isinstance(thing, set | frozenset) else []
     items += dict.items(thing) if isinstance(thing, dict) else []
-    if isinstance(thing, nnx.Module | nnx.State | Namespace) or is_own(kind):
+    if isinstance(thing, nnx.Module | nnx.State) or is_own(kind):
         return [kind, object.__getstate__(thing), *items]  # of slots too
-    held = [getattr(thing, name) for name in HELD if not items and hasattr(kind, name)]
-    if held or (within and (callable(thing) or hasattr(kind, "__get__"))):
-        return [str(getattr(thing, "__name__", "")), within, *held]
+    kept = [getattr(thing, name) for name in KEPT if not items and hasattr(kind, name)]
+    if kept or (held and (callable(thing) or hasattr(kind, "__get__"))):
+        return [str(getattr(thing, "__name__", "")), held, *kept]
     return items
 
 

@@ -168,8 +168,7 @@ def matrix(values, rows: Sequence[str], columns: Sequence[str], *, label: str, f
     for i, j in np.ndindex(values.shape):
         if not np.isnan(values[i, j]):
             colour = "white" if values[i, j] < middle else "black"
-            axis.text(j, i, form.format(values[i, j]), ha="center", va="center", color=colour,
-                      fontsize=8)  # fmt: skip
+            axis.text(j, i, form.format(values[i, j]), ha="center", va="center", c=colour, size=8)
     turned = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 4 else {}
     axis.set_xticks(range(len(columns)), columns, **turned)
     axis.set(xlabel=xlabel, ylabel=ylabel, yticks=range(len(rows)), yticklabels=rows)

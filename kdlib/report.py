@@ -36,12 +36,11 @@ class Records(NamedTuple):
     @classmethod
     def load(cls, folder) -> "Records":
         """The records that a folder holds; FileNotFoundError without any."""
-        folder = pathlib.Path(folder)
-        require((folder / "records.json").exists(), f"no records in {folder}: run the comparison "
-                "that writes them", FileNotFoundError)  # fmt: skip
-        index = files.read_json(folder / "records.json", "delete it, run the comparison anew")
-        return cls(index["teacher"],
-                   {n: History.load(folder / f) for n, f in index["methods"].items()})  # fmt: skip
+        path = pathlib.Path(folder) / "records.json"
+        require(path.exists(), f"no records in {folder}: run the comparison", FileNotFoundError)
+        index = files.read_json(path, "delete it, run the comparison anew")
+        methods = {n: History.load(path.with_name(f)) for n, f in index["methods"].items()}
+        return cls(index["teacher"], methods)
 
 
 def record_file(method: str) -> str:

@@ -157,8 +157,7 @@ def _own(student, transfer) -> dict[str, str]:
     found = {str(path): checkpoint.sha256(files.expand(path))[:16] for path in paths}
     taught = {"distiller": getattr(transfer, "distiller", None)} | transfer.frozen()
     (modules := nnx.clone(Modules(taught))).eval()  # whatever mode a teacher was left in
-    parts = nnx.iter_graph(modules)
-    for given in (student, transfer, *(part for _, part in parts if isinstance(part, nnx.Module))):
+    for given in (student, transfer, *(part for _, part in nnx.iter_graph(modules))):
         made_by = getattr(given, "function", given)  # a loss's, and a partial function's
         made_by = getattr(made_by, "func", made_by)
         kind = made_by if hasattr(made_by, "__qualname__") else type(made_by)

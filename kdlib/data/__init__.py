@@ -33,8 +33,8 @@ def load(name: str, *, validation: int = 0, subset: int | None = None, seed: int
     """
     path, known = expand(name), name.lower() in sources.KNOWN
     if (path.is_dir() and not known) or "/" in name or "\\" in name:
-        name = path.absolute().name  # "." has one too
-        source, classes, arrays = folder.folder(path, image_size)
+        # "." has a name too.
+        name, (source, classes, arrays) = path.absolute().name, folder.folder(path, image_size)
     elif name.lower() == "shapes":
         name = "shapes"
         source, classes, arrays = sources.cached(f"shapes-v{shapes.VERSION}", _render_shapes)

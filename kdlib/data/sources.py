@@ -68,8 +68,7 @@ def tfds(name: str, data_dir: str | None, image_size: int | None):
     if not prepared and name in CIFAR:
         return cached(f"{name}-{CIFAR[name]['sha256'][:16]}", lambda: _read_cifar(name))
     if not prepared:
-        _prepare_tfds(name, root)
-        return tfds(name, data_dir, image_size)  # it is there now
+        return _prepare_tfds(name, root) or tfds(name, data_dir, image_size)  # it is there now
     stamp = f"{prepared[-1].resolve()} {prepared[-1].stat().st_mtime_ns} {image_size}"
     key = f"{name}-{hashlib.sha256(stamp.encode()).hexdigest()[:16]}"
     return cached(key, lambda: _read_tfds(name, root, image_size))

@@ -38,8 +38,7 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.norm1(self.conv1(x)))
-        y = nnx.relu(self.norm2(self.conv2(y)))
-        return self.norm3(self.conv3(y)) + self.shortcut(x)
+        return self.norm3(self.conv3(nnx.relu(self.norm2(self.conv2(y))))) + self.shortcut(x)
 
 
 def shortcut(make, c_in, c_out, stride):

@@ -35,8 +35,7 @@ class CSKD(Supervised):
         same = (pictures.labels == pictures.labels[index, None]) & ~itself
         # A class with a single picture has no partner but itself.
         same |= ~same.any(1, keepdims=True) & itself
-        partner = jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf))  # (n,)
-        return view(shift, partner)
+        return view(shift, jax.random.categorical(draw, jnp.where(same, 0.0, -jnp.inf)))
 
     def loss(self, trained, frozen, batch):
         partner, student = trained.student(batch.extra), trained.student(batch.images)

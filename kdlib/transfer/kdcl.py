@@ -34,8 +34,7 @@ def collaborative_target(*, logits: jax.Array, labels: jax.Array, target: str) -
     if target == "naive":
         return logits[jnp.stack([cross_entropy(z, labels) for z in logits]).argmin()]
     if target == "minlogit":
-        true = jnp.take_along_axis(logits, labels[None, :, None], axis=-1)  # (networks, n, 1)
-        return (logits - true).min(0)
+        return (logits - jnp.take_along_axis(logits, labels[None, :, None], axis=-1)).min(0)
     mixed = lambda shares: (shares[:, None, None] * logits).sum(0)
     slope = jax.grad(lambda free: cross_entropy(mixed(jax.nn.softmax(free)), labels))
 
