@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-from figures import charts, teachers
+from figures import charts, teachers, which_teacher
 from kdlib import checkpoint, compare, load, metrics, plots, report
 from kdlib.history import History
 from kdlib.names import require
@@ -38,7 +38,7 @@ ORIGINAL = {
 NOTEBOOKS = {
     "00_quickstart": "the whole story: two losses, four students, where they look",
     "01_teacher_training": "the network, the recipe, the jitted step, checkpoints",
-    "02_soft_logits": "temperature, dark knowledge and a control for it, why T², sweeping T and α honestly, pictures without labels",
+    "02_soft_logits": "temperature, dark knowledge and a control for it, why T², sweeping T and α honestly, pictures without labels, which teacher",
     "03_attention_transfer": "attention maps scored against the true objects, which weight, which stage",
     "04_online_distillation": "co-training, mutual learning, ONE, collaborative targets; what they cost",
     "05_self_distillation": "one's own past, depth, views and batch-mates; the cheap baselines; calibration",
@@ -202,6 +202,8 @@ def shapes() -> str:
         h.epochs * h.config["data"]["train"] for r in (more, few) for h in r.histories.values()
     }
     require(len(steps) == 1, "they take different numbers of steps: rewrite this")
+    which = report.recorded("which_teacher")
+    seeds, (whole, early, _, small, alike) = which.histories["plain"].seeds, which_teacher.KINDS
     both, attention = "SoftLogits + AT(beta=100)", "AT(beta=100)"
     verdict(records, attention, "inconclusive")
     return f"""{table(records)} Intervals are 95 % over seeds, differences are paired by seed, and a verdict needs the interval to exclude zero. The recipe and attention's weight, 100, were chosen with these test pictures in view.
@@ -210,7 +212,9 @@ def shapes() -> str:
 
 With 256 labelled pictures the small student stays below its teacher, which was trained on 16,000. Soft logits gain {verdict(records, "SoftLogits", "better")} points, {verdict(records, both, "better")} with attention beside them; attention transfer alone, at weight 100, makes no difference that ten seeds could show. With *half* the labels, and with them half the steps, the plain student falls to {accuracy(half, "plain")} %, soft logits gain {verdict(half, "SoftLogits", "better")}, and attention {verdict(half, attention, "better")}; which of the two gains more, ten seeds don't tell ({verdict(half, attention, "inconclusive", "SoftLogits")} lie between them, [figures/labels](figures/labels)).
 
-A teacher can also answer for pictures whose labels a student lacks. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures, with their labels; {count} that it has never seen bring {accuracy(new, answers)} %, {count} of the others {accuracy(less, answers)}: [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)"""
+A teacher can also answer for pictures whose labels a student lacks. Taught by its answers alone on {pictures} of them, in as many steps as on {of} above, the student has {accuracy(more, answers)} % ({accuracy(few, answers)} on the {of}); with the labels of all {pictures} it would have {accuracy(more, "plain")}. (The teacher was trained on these pictures, with their labels; {count} that it has never seen bring {accuracy(new, answers)} %, {count} of the others {accuracy(less, answers)}: [02](notebooks/02_soft_logits.ipynb#Pictures-without-labels), [figures/unlabelled](figures/unlabelled).)
+
+The most accurate teacher isn't the best. Where each of {WORDS[len(seeds)]} seeds has a teacher of its own, students gain {verdict(which, early, "better")} points on labels alone from the demo's network stopped after three epochs of nine, {verdict(which, small, "better")} from one as small as themselves, {verdict(which, alike, "better")} from one that has seen no more than their own {of} pictures, and {verdict(which, whole, "inconclusive")}, undecided, from the demo's trained to its end ([02](notebooks/02_soft_logits.ipynb#Which-teacher?), [figures/which_teacher](figures/which_teacher))."""
 
 
 def short() -> str:
