@@ -11,7 +11,10 @@ import pathlib
 from dataclasses import replace
 from typing import NamedTuple
 
-from kdlib import compare, fit, load, preset, report
+import jax
+from scipy.stats import entropy
+
+from kdlib import SoftLogits, compare, fit, load, predict, preset, report
 from kdlib.history import History
 
 OUT, RUNS = pathlib.Path(__file__).resolve().parent / "which_teacher", pathlib.Path("runs/which")
@@ -46,6 +49,13 @@ def trained(kind: Kind, seed: int, chosen, few):
                run_dir=folder, label=f"teacher {seed}, {kind.epochs} epochs")  # fmt: skip
 
 
+def softness(teacher, images) -> float:
+    """How much a teacher leaves open: the mean entropy in nats of its answers, softened as they are
+    for its students, uint8 ``[n, h, w, c]`` pictures."""
+    logits = predict(teacher, images, maps=False).logits / SoftLogits().temperature
+    return float(entropy(jax.nn.softmax(logits), axis=-1).mean())
+
+
 def together(each: list[History]) -> History:
     """One record of runs of a seed each, which differ in the seed and in who taught."""
     seeds = [seed for h in each for seed in h.seeds]
@@ -65,6 +75,7 @@ def main():
         lessons, above = [], []
         for seed in SEEDS:
             teacher = trained(kind, seed, chosen, few)
+            teacher.history.final = {"entropy": [softness(teacher.student, few.train.images)]}
             above.append(teacher.history)
             folder = RUNS / report.record_file(name).removesuffix(".json") / str(seed)
             lesson, _ = compare.run_method("SoftLogits", replace(chosen, seeds=[seed]), few,

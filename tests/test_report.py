@@ -1,5 +1,7 @@
 """Statistics, tables, figures, and attention scores, against hand-made values."""
 
+import types
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -39,6 +41,15 @@ def test_runs_of_a_seed_each_become_one_record():
     assert both.config["teacher"] == ["of 3", "of 7"]
     assert both.last().tolist() == [0.6, 0.9] and both.final == {"ece": [0.5, 0.7]}
     assert each[0].seeds == [3] and each[0].last().tolist() == [0.6]
+
+
+def test_what_a_teacher_leaves_open_is_the_entropy_of_its_softened_answers(monkeypatch):
+    """Of two classes whose logits differ by 4: softmax(1, 0) at the students' temperature."""
+    shown = types.SimpleNamespace(logits=np.array([[4.0, 0.0], [1.0, 1.0]]))
+    monkeypatch.setattr(which_teacher, "predict", lambda *_, **__: shown)
+    p = 1 / (1 + np.exp(-1))
+    first = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    assert which_teacher.softness(None, None) == pytest.approx((first + np.log(2)) / 2, rel=1e-6)
 
 
 def test_pictures_that_a_teacher_has_never_seen_are_nobody_s(small_shapes):
