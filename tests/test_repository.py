@@ -522,6 +522,16 @@ def test_the_readme_s_ratios_are_the_recorded_ones():
     *first, last = map(ratio, ("plain", "soft logits", "attention", "teacher"))
     told = f"on one core {', '.join(first)} and {last} ({alone['rounds']} rounds)"
     assert told in text and alone["device"] == "cpu, 1 core"
+    alone = json.loads((ROOT / "benchmarks/results/speed-cpu-zen5.json").read_text())
+    *first, last = map(ratio, ("plain", "soft logits", "attention", "teacher"))
+    assert f"{', '.join(first)} and {last} ({alone['rounds']} rounds): [benchmarks" in text
+    floor = json.loads((ROOT / "benchmarks/results/floor-cpu.json").read_text())
+    assert floor["device"] == alone["device"] == "cpu, 2 cores"
+    far = f"{floor['summary']['step_over_floor']:.1f} times as long as its multiply-adds alone"
+    assert far in text
+    assert floor["summary"]["floor_seconds"]["operations"] == max(
+        floor["summary"]["floor_seconds"].values()
+    )  # else it isn't the multiply-adds that count
     taught = report.recorded("short/demo").histories[
         "SoftLogits"
     ]  # the original's command, but shorter
