@@ -205,8 +205,7 @@ def main(arguments=None) -> None:
     require(fewest >= batch, f"--labels {fewest}: give {batch}, the size of a batch, or more")
     out = options.out or pathlib.Path("runs") / "-".join(options.table)
     figures = str(files.expand(options.figures or out / "figures"))
-    if len(options.table) > 1 and "{table}" not in figures:
-        figures += "/{table}"
+    figures += "/{table}" * (len(options.table) > 1 and "{table}" not in figures)
     for table in options.table:
         done, above = {}, pathlib.Path(figures.replace("{table}", table))
         for labels in sorted(options.labels or [None], reverse=True):  # too many are refused first

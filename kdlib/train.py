@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kdlib import checkpoint, files, history, models, parallel
+from kdlib import checkpoint, distillers, files, history, models, parallel
 from kdlib.data import Dataset, Split
 from kdlib.fingerprint import fingerprint, is_own
 from kdlib.history import History
@@ -152,7 +152,8 @@ def configuration(student, data: Dataset, transfer, recipe: Recipe, seeds) -> di
 
 
 def _own(student, transfer) -> dict[str, str]:
-    """Checksums of what isn't ours: of files named in text, of functions, classes and objects."""
+    """Checksums of what isn't ours: of files named in text, of functions, classes and objects, and
+    of a distiller of ours with weights that its text doesn't tell."""
     paths = map(pathlib.Path, re.findall(rf"({OWN_FILE}):", transfer.spec))
     found = {str(path): checkpoint.sha256(files.expand(path))[:16] for path in paths}
     taught = {"distiller": getattr(transfer, "distiller", None)} | transfer.frozen()
@@ -161,7 +162,9 @@ def _own(student, transfer) -> dict[str, str]:
         made_by = getattr(given, "function", given)  # a loss's, and a partial function's
         made_by = getattr(made_by, "func", made_by)
         kind = made_by if hasattr(made_by, "__qualname__") else type(made_by)
-        if is_own(kind) or (given is student and callable(student)):
+        stock = type(given) in distillers.DISTILLERS.values() and not hasattr(given, "of")
+        altered = stock and given.weights(1.0) != distillers.make(given.spec).weights(1.0)
+        if is_own(kind) or altered or (given is student and callable(student)):
             # Two lambdas have one name.
             found[kind.__qualname__] = found.get(kind.__qualname__, "") + fingerprint(given)
     return found

@@ -685,6 +685,18 @@ def test_attributes_set_afterwards_are_told_apart(tiny, teacher):
     assert key(Supervised(), maker("ResNet8")) != key(Supervised(), maker("ResNet14"))
 
 
+@pytest.mark.parametrize("name", [*kdlib.distillers.METHODS, "SoftLogits + AT"])
+def test_a_distiller_of_ours_is_told_by_its_text_unless_it_was_altered(name, tiny, teacher):
+    key = lambda made: kdlib.train.configuration(STUDENT, tiny, Offline(teacher, made), QUICK, 1)[
+        "own"
+    ]
+    plain, altered = make(name), make(name)
+    assert key(plain) == key(make(plain.spec)) == {}
+    part = altered.parts[1] if "+" in name else getattr(altered, "of", altered)
+    part.weight = 123.0
+    assert altered.spec != plain.spec or key(altered) != {}  # the weight may be a setting
+
+
 def test_modules_of_ones_own_are_part_of_what_reads_them(tmp_path, monkeypatch):
     (tmp_path / "my_helpers.py").write_text("def far(x):\n    return x - 1\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -48,8 +48,7 @@ METHODS: dict[str, Method] = {
     "CRD": Method(crd.CRD, "features", "relation", 2020, "1910.10699"),
     "SRRL": Method(srrl.SRRL, "features", "parameters", 2021),
     "SimKD": Method(simkd.SimKD, "features", "parameters", 2022, "2203.14001")}  # fmt: skip
-DISTILLERS: dict[str, type[Distiller]] = {name: method.cls for name, method in METHODS.items()}
-DISTILLERS["AttentionTransfer"] = AttentionTransfer
+DISTILLERS = {n: m.cls for n, m in METHODS.items()} | {"AttentionTransfer": AttentionTransfer}
 globals().update({cls.__name__: cls for cls in DISTILLERS.values()})  # kdlib.distillers.CRD, ...
 
 
