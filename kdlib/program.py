@@ -41,8 +41,7 @@ class Recipe:
 
     Raises:
         ValueError: sizes or epochs that are no whole numbers above 0, ``decay_points`` that are no
-            shares, or a ``dot`` with which a
-            momentum would reach 1.
+            shares, or a ``dot`` with which a momentum would reach 1.
     """
 
     epochs: int = 200

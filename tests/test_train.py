@@ -22,6 +22,7 @@ from kdlib import checkpoint, models, tensorboard
 from kdlib.data import Split
 from kdlib.distillers import make
 from kdlib.fingerprint import fingerprint
+from kdlib.names import written
 from kdlib.program import Program, Recipe
 from kdlib.progress import Progress
 from kdlib.train import fit
@@ -695,6 +696,40 @@ def test_a_distiller_of_ours_is_told_by_its_text_unless_it_was_altered(name, tin
     part = altered.parts[1] if "+" in name else getattr(altered, "of", altered)
     part.weight = 123.0
     assert altered.spec != plain.spec or key(altered) != {}  # the weight may be a setting
+
+
+TEACHER = """
+class Net(nnx.Module):
+    def __init__(self, seed):
+        self.network = build(seed)
+    def __call__(self, images):
+        shown = self.network(images)
+        return shown._replace(logits=2 * shown.logits)
+"""
+
+
+def test_the_code_of_a_teacher_of_ones_own_is_told_apart(tiny):
+    """Its weights are the same, and what it answers isn't."""
+
+    def key(text, mode="eval"):
+        teacher = _written(text, "Net")(3)
+        getattr(teacher, mode)()
+        return kdlib.train.configuration(
+            STUDENT, tiny, Offline(teacher, make("SoftLogits")), QUICK, 1
+        )
+
+    assert key(TEACHER) == key(TEACHER, "train")  # whatever mode it was left in
+    one, other = key(TEACHER), key(TEACHER.replace("2 *", "3 *"))
+    assert one["teacher"] == other["teacher"] and one["own"] != other["own"]
+
+
+def test_a_text_holds_no_address_and_a_fingerprint_no_identity_of_constants():
+    """Both change from process to process, where the code is the same."""
+    assert " at 0x" not in (text := written("Mine", {"act": object()})) and "act=<object" in text
+    one, same, shared = map(tuple, ([1, 2],) * 3)
+    assert one is not same and fingerprint([one, same]) == fingerprint([shared, shared])
+    a, b = [1, 2], [1, 2]
+    assert fingerprint([a, b, a]) != fingerprint([a, b, b])  # of what may change, which one counts
 
 
 def test_modules_of_ones_own_are_part_of_what_reads_them(tmp_path, monkeypatch):

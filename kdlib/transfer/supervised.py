@@ -137,7 +137,8 @@ class Supervised:
         return Batch(images, labels, index, progress, key, targets, extra)
 
     def extra(self, view: Callable, pictures: Pictures, index, key):
-        """What a batch holds beside these pictures, like further views of them."""
+        """What a batch holds as ``extra``: another view ``[n, h, w, c]``, a list of them, or None.
+        Arguments as in :meth:`batch`."""
 
     def loss(self, trained: nnx.Module, frozen: nnx.Module, batch: Batch) -> Loss:
         """The loss of one batch.
