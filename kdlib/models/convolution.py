@@ -18,6 +18,7 @@ import platform
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jax import lax
 
 # Systems, processors, versions of jaxlib.
@@ -146,13 +147,28 @@ def _in_chunks(plain, x, kernel, gradient):
 
 
 def _to_pictures(x, kernel, gradient, strides, padding):
-    """The gradient to pictures ``x``: the mirrored kernel over the gradient, spread out."""
-    between = [(0, 0, 0), *((0, 0, stride - 1) for stride in strides), (0, 0, 0)]
-    spread = lax.pad(gradient, gradient.dtype.type(0), between)
-    low = [kernel.shape[i] - 1 - padding[i][0] for i in (0, 1)]
-    reach = [x.shape[i + 1] + kernel.shape[i] - 1 - spread.shape[i + 1] for i in (0, 1)]
-    pads = [(low[i], reach[i] - low[i]) for i in (0, 1)]
-    return _onednn(spread, kernel[::-1, ::-1], x.shape, pads, axes=(3, 2, 0, 1))
+    """The gradient to pictures ``x``: the mirrored kernel over the gradient.
+
+    With a stride of 2, of each axis' places the even and the odd ones meet every second tap only.
+    Places that meet the same taps are one convolution without strides, all of them channels of a
+    common one, whose results are then set side by side.
+    """
+    stride, sizes, low = np.array(strides), np.array(kernel.shape[:2]), np.array(padding)[:, 0]
+    kinds = np.minimum(stride, sizes)  # of places that meet a tap
+    taps = -(-sizes // kinds)
+    first, last = low // stride, (np.array(x.shape[1:3]) - 1 + low) // stride
+    none = ((0, 0),) * 3
+    kernel = jnp.pad(kernel, (*((0, rest) for rest in taps * kinds - sizes), *none[1:]))
+    kernel = kernel.reshape(taps[0], kinds[0], taps[1], kinds[1], *kernel.shape[2:])
+    kernel = kernel[::-1, :, ::-1].swapaxes(1, 2).reshape(*taps, -1, kernel.shape[-1])
+    shape = len(x), *(last + 1 - first), kernel.shape[2]
+    pads = list(zip(taps - 1 - first, last + 1 - gradient.shape[1:3], strict=True))
+    found = _onednn(gradient, kernel, shape, pads, axes=(3, 2, 0, 1))
+    found = found.reshape(*shape[:3], *kinds, -1)
+    found = jnp.pad(found, (*none, *((0, rest) for rest in stride - kinds), (0, 0)))
+    found = found.swapaxes(2, 3).reshape(len(x), shape[1] * strides[0], -1, x.shape[3])
+    (top, left), (_, h, w, _) = low % stride, x.shape
+    return found[:, top : top + h, left : left + w]
 
 
 def _to_kernel(x, kernel, gradient, strides, padding):
