@@ -59,6 +59,29 @@ def test_gradients_are_those_of_the_plain_convolution(
         np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
+@needs_oneDNN
+@pytest.mark.parametrize("strides", [(1, 2), (2, 3), (3, 1), (4, 5)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 4), (5, 2)])
+@pytest.mark.parametrize("sides", [(9, 7), (6, 11)])
+def test_gradients_of_unequal_axes(strides, kernel, sides, monkeypatch):
+    """Other strides, sides and paddings along rows than along columns, and all that they leave."""
+    monkeypatch.setattr(convolution, "WORTH", 0)
+    named = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *sides, 3), np.float32)
+    weights = rng.standard_normal((*kernel, 3, 4), np.float32)
+    for pads in (((0, 0), (0, 0)), ((0, kernel[0] - 1), (kernel[1] // 2, 0)), ((1, 0), (0, 1))):
+        if any(p >= k for pair, k in zip(pads, kernel, strict=True) for p in pair):
+            continue  # XLA's, then
+        found, expected = (
+            jax.vjp(lambda x, k, f=f, p=pads: f(x, k, strides, p, **named), x, weights)
+            for f in (convolution.convolve, jax.lax.conv_general_dilated)
+        )
+        gradient = rng.standard_normal(found[0].shape, np.float32)
+        for mine, plain in zip(found[1](gradient), expected[1](gradient), strict=True):
+            np.testing.assert_allclose(mine, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernels", ["one", "of each seed"])
 def test_gradients_of_several_seeds_on_a_gpu(stride, kernels, monkeypatch):

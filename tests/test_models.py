@@ -251,7 +251,7 @@ def test_wide_networks_compute_what_the_paper_does(name):
         *blocks, closing = stage.blocks
         for block in blocks:
             y = nnx.relu((norm or block.norm1)(x))
-            short = block.shortcut(y) if hasattr(block, "shortcut") else x
+            short = x if block.shortcut is None else block.shortcut(y)
             x = short + block.conv2(nnx.relu(block.norm2(block.conv1(y))))
             norm = None
         norm = closing

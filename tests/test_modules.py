@@ -280,9 +280,9 @@ def bottleneck(block, x, stride):
 
 def inverted(block, x, stride):
     """Nothing but a convolution before and after the depthwise one, and no ReLU at the end."""
-    y = relu(conv_norm(x, block.expand)) if block.expands else x
+    y = x if block.expand is None else relu(conv_norm(x, block.expand))
     y = conv_norm(relu(conv_norm(y, block.depthwise, stride)), block.project)
-    return x + y if block.expands and x.shape == y.shape else y
+    return y if block.expand is None or x.shape != y.shape else x + y
 
 
 def unit(block, x, stride):

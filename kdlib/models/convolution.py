@@ -54,28 +54,28 @@ def _keep_others(event: str, *_, **__) -> None:
 
 jax.monitoring.register_event_duration_secs_listener(_keep_others)
 
-# For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name.
-KEEP = {"xla_disable_hlo_passes": "cse_barrier_expander"} if ONEDNN else None
+# For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name; a layer's work
+# is done in a row, from the cache, not what may run side by side; and LLVM's second level compiles
+# sooner than its third, the usual one, for steps no slower.
+# fmt: off
+OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 2,
+           "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if ONEDNN else None
+# fmt: on
 
 
 def compiled(function):
     """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment."""
-    return jax.jit(function, compiler_options=KEEP if jax.default_backend() == "cpu" else None)
+    return jax.jit(function, compiler_options=OPTIONS if jax.default_backend() == "cpu" else None)
 
 
-@jax.custom_vjp
 def once(x: jax.Array) -> jax.Array:
     """``x``, which a CPU computes once, and keeps, in programs that are :data:`compiled`.
 
     XLA would compute a residual sum anew in every later sum of its stage: each kernel reads the
     outputs of all convolutions before it, and none is like another, so all have to be compiled.
     From jaxlib 0.11 on it doesn't, and this changes nothing.
-    Gradients pass as they are: there XLA's way is the faster one.
     """
-    return lax.optimization_barrier(x) if KEEP and jax.default_backend() == "cpu" else x
-
-
-once.defvjp(lambda x: (once(x), None), lambda _, gradient: (gradient,))
+    return lax.optimization_barrier(x) if OPTIONS and jax.default_backend() == "cpu" else x
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.Array:
@@ -154,21 +154,17 @@ def _to_pictures(x, kernel, gradient, strides, padding):
     common one, whose results are then set side by side.
     """
     stride, sizes, low = np.array(strides), np.array(kernel.shape[:2]), np.array(padding)[:, 0]
-    kinds = np.minimum(stride, sizes)  # of places that meet a tap
-    taps = -(-sizes // kinds)
-    first, last = low // stride, (np.array(x.shape[1:3]) - 1 + low) // stride
-    none = ((0, 0),) * 3
-    kernel = jnp.pad(kernel, (*((0, rest) for rest in taps * kinds - sizes), *none[1:]))
-    kernel = kernel.reshape(taps[0], kinds[0], taps[1], kinds[1], *kernel.shape[2:])
+    taps, first = -(-sizes // stride), low // stride
+    places = (np.array(x.shape[1:3]) - 1 + low) // stride + 1 - first
+    kernel = jnp.pad(kernel, (*((0, more) for more in taps * stride - sizes), (0, 0), (0, 0)))
+    kernel = kernel.reshape(taps[0], stride[0], taps[1], stride[1], *kernel.shape[2:])
     kernel = kernel[::-1, :, ::-1].swapaxes(1, 2).reshape(*taps, -1, kernel.shape[-1])
-    shape = len(x), *(last + 1 - first), kernel.shape[2]
-    pads = list(zip(taps - 1 - first, last + 1 - gradient.shape[1:3], strict=True))
+    pads = list(zip(taps - 1 - first, first + places - gradient.shape[1:3], strict=True))
+    shape = len(x), *places, kernel.shape[2]
     found = _onednn(gradient, kernel, shape, pads, axes=(3, 2, 0, 1))
-    found = found.reshape(*shape[:3], *kinds, -1)
-    found = jnp.pad(found, (*none, *((0, rest) for rest in stride - kinds), (0, 0)))
-    found = found.swapaxes(2, 3).reshape(len(x), shape[1] * strides[0], -1, x.shape[3])
-    (top, left), (_, h, w, _) = low % stride, x.shape
-    return found[:, top : top + h, left : left + w]
+    found = found.reshape(len(x), *places, *stride, -1).swapaxes(2, 3)
+    found = found.reshape(len(x), *places * stride, -1)
+    return lax.dynamic_slice(found, (0, *low % stride, 0), x.shape)
 
 
 def _to_kernel(x, kernel, gradient, strides, padding):
@@ -210,15 +206,14 @@ def _onednn(x, kernel, shape, padding, strides=(1, 1), dilation=(1, 1), axes=(2,
     _dont_keep()
     text = lambda numbers: [str(number) for number in numbers]  # as the format has integers
     last = len(shape) - 1
-    spatial = text(range(1, last))
-    picture = {"data": {"batch_dim": "0", "feature_dim": str(last), "spatial_dims": spatial}}
-    channels = {"input_feature_dim": str(axes[0]), "output_feature_dim": str(axes[1])}
+    data = {"batch_dim": "0", "feature_dim": str(last), "spatial_dims": text(range(1, last))}
+    axes = text(axes)
+    taps = {"input_feature_dim": axes[0], "output_feature_dim": axes[1], "spatial_dims": axes[2:]}
     low, high = (text(ends) for ends in zip(*padding, strict=True))
     window = {"pad_left": low, "pad_right": high, "strides": text(strides),
               "window_dilations": text(dilation)}  # fmt: skip
-    taps = {"filter": {**channels, "spatial_dims": text(axes[2:])}}
-    told = {"dims": str(last + 1), "feature_groups": "1", "input": picture, "output": picture,
-            "kernel": taps, "window": window}  # fmt: skip
+    told = {"dims": str(last + 1), "feature_groups": "1", "input": {"data": data},
+            "output": {"data": data}, "kernel": {"filter": taps}, "window": window}  # fmt: skip
     told, result = json.dumps({"onednn_conv_config": told}), jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call("__onednn$convolution", result, vmap_method="sequential",
                             custom_call_api_version=2, legacy_backend_config=told)  # fmt: skip

@@ -20,14 +20,14 @@ class InvertedResidual(nnx.Module):
     """
 
     def __init__(self, make, c_in, c_out, stride, expands):
-        self.expands, self.adds = expands, expands and c_in == c_out
+        self.adds = expands and c_in == c_out
         middle = 6 * c_in if expands else c_in
         self.expand = ConvNorm(make, c_in, middle) if expands else None
         self.depthwise = ConvNorm(make, middle, middle, 3, stride, groups=middle)
         self.project = ConvNorm(make, middle, c_out, ends_block=self.adds)
 
     def __call__(self, x: Array) -> Array:
-        y = nnx.relu(self.expand(x)) if self.expands else x
+        y = x if self.expand is None else nnx.relu(self.expand(x))
         y = self.project(nnx.relu(self.depthwise(y)))
         return x + y if self.adds else y
 

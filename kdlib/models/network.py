@@ -183,17 +183,16 @@ def rows(block, make, widths, depths, stride=1):
 class Network(nnx.Module):
     """A stem, stages, global average pooling and a linear classifier.
 
-    A family's constructor makes its stem and stages, and calls this one; ``channels`` are those of
+    A family's constructor makes its stem and stages, and calls this one with ``c``, the channels of
     the last map. Initial weights are LeCun normal; parameters and statistics stay float32.
     """
 
     has_norms = True
 
-    def __init__(self, make: Make, stages: list[Stage], channels: int):
+    def __init__(self, make: Make, stages: list[Stage], c: int):
         self.normalise = Normalise(make.mean, make.std, make.dtype)
         self.same_padding, self.stages = make.same_padding, nnx.data(stages)
-        rngs = make.rngs
-        self.classifier = nnx.Linear(channels, make.classes, kernel_init=lecun_normal, rngs=rngs)
+        self.classifier = nnx.Linear(c, make.classes, kernel_init=lecun_normal, rngs=make.rngs)
 
     def stem(self, x: Array) -> Array:
         return nnx.relu(self.stem_norm(self.stem_conv(x)))

@@ -13,16 +13,14 @@ class PreactBlock(nnx.Module):
     convolution, after the first ReLU. A block of stride 2 begins behind the ReLU of a stage."""
 
     def __init__(self, make, c_in, c_out, stride):
-        self.projects = c_in != c_out
         self.norm1 = None if stride == 2 else make.norm(c_in)
         self.conv1, self.norm2 = make.conv(c_in, c_out, 3, stride), make.norm(c_out)
         self.conv2 = make.conv(c_out, c_out, 3)
-        if self.projects:
-            self.shortcut = make.conv(c_in, c_out, 1, stride)
+        self.shortcut = make.conv(c_in, c_out, 1, stride) if c_in != c_out else None
 
     def __call__(self, x: Array) -> Array:
         y = x if self.norm1 is None else nnx.relu(self.norm1(x))
-        shortcut = self.shortcut(y) if self.projects else x
+        shortcut = x if self.shortcut is None else self.shortcut(y)
         return self.conv2(nnx.relu(self.norm2(self.conv1(y)))) + shortcut
 
 

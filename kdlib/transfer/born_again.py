@@ -19,8 +19,7 @@ class Ensemble(nnx.Module):
     def __call__(self, images: jax.Array) -> Outputs:
         shown = [member(images) for member in self.members]
         each = jnp.stack([jax.nn.log_softmax(s.logits) for s in shown])  # (members, n, k)
-        logits = jax.nn.logsumexp(each, axis=0) - jnp.log(len(shown))
-        return shown[0]._replace(logits=logits, head=())
+        return shown[0]._replace(logits=jax.nn.logsumexp(each, 0) - jnp.log(len(shown)), head=())
 
 
 class BornAgain(Supervised):

@@ -71,9 +71,8 @@ class Offline(Supervised):
 
     def loss(self, trained, frozen, batch) -> Loss:
         student, teacher = trained.student(batch.images), frozen.teacher(batch.images)
-        if batch.extra is not None:
-            extra = trained.student(batch.extra), frozen.teacher(batch.extra)
-            batch = batch._replace(extra=extra)
+        if (extra := batch.extra) is not None:
+            batch = batch._replace(extra=(trained.student(extra), frozen.teacher(extra)))
         return taught(trained.distiller, student, teacher, batch)
 
     def network(self, trained, frozen) -> nnx.Module:
