@@ -1,14 +1,16 @@
 """Time kdlib against PyTorch: the same work, in turns, in one run on one machine.
 
     make bench                                    # or: python -m benchmarks.speed
+    python -m benchmarks.speed --rounds 3 --passes 4          # on a machine shared with others
     python -m benchmarks.speed --work attention --rounds 9    # the record's other works stay
     taskset -c 1 python -m benchmarks.speed --out benchmarks/results/speed-cpu-one-core.json
 
 Four works: an epoch of the teacher, of a plain student, of soft logits and of attention transfer,
 ResNet-56 to ResNet-32 with augmentation. Before anything is timed, both sides take the same steps
 from the same weights, and their losses have to agree. Then they take turns, round by round, since
-a machine's speed drifts; what counts is the median of the rounds' ratios. One work a call adds up
-to one record, as long as device, versions and sizes stay the same.
+a machine's speed drifts; what counts is the median of the rounds' ratios. What lasts minutes meets
+all rounds in a row: with --passes, all works get as many rounds again later, with networks made
+anew. One work a call adds up to one record, as long as device, versions and sizes stay the same.
 """
 
 import argparse
@@ -177,12 +179,19 @@ def measure(work, data, recipe, steps, rounds, skip=()) -> dict:
     for _ in range(rounds):
         for name, side in sides.items():
             times[name].append(seconds(side, steps))
+    return {"seconds_per_step": times, "first_epoch_seconds": compiled}
+
+
+def joined(passes: list[dict]) -> dict:
+    """The rounds of several passes in a row, and kdlib's time in units of every other side's."""
+    sides = [found["seconds_per_step"] for found in passes]
+    times = {name: [t for side in sides for t in side[name]] for name in sides[0]}
     ratio = {
         name: statistics.median(np.divide(times["kdlib"], other))
         for name, other in times.items()
         if name != "kdlib"
     }
-    return {"seconds_per_step": times, "ratio": ratio, "first_epoch_seconds": compiled}
+    return passes[0] | {"seconds_per_step": times, "ratio": ratio}
 
 
 def table(found: dict) -> str:
@@ -207,7 +216,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--steps", type=int, default=390 if gpu else 4, help="of an epoch")
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of a pass")
+    parser.add_argument("--passes", type=int, default=1, help="over all works, one after the other")
     others = [*graphs(gpu), *variants(gpu)]
     parser.add_argument("--skip", nargs="+", choices=others, default=[], help="sides left out")
     parser.add_argument("--out", type=pathlib.Path, help="the JSON record")
@@ -221,13 +231,15 @@ def main(arguments=None) -> None:
     facts = {
         "device": history.device(), "versions": history.versions() | {"torch": torch.__version__},
         "threads": torch.get_num_threads(), "steps": options.steps, "rounds": options.rounds,
+        "passes": options.passes,
         "batch_size": options.batch_size, "bfloat16": gpu,
     }  # fmt: skip
     record = records.begin(out, facts, "works")
-    for work in options.work:
-        losses = same_losses(work, data, recipe)
-        measured = measure(work, data, recipe, options.steps, options.rounds, options.skip)
-        works = record["works"] | {work: measured | {"losses": losses}}
+    losses = {work: same_losses(work, data, recipe) for work in options.work}
+    found = {work: [] for work in options.work}
+    for work in options.work * options.passes:
+        found[work].append(measure(work, data, recipe, options.steps, options.rounds, options.skip))
+        works = record["works"] | {work: joined(found[work]) | {"losses": losses[work]}}
         record["works"] = {name: works[name] for name in WORKS if name in works}
         records.save(out, record)
     print(table(record["works"]))

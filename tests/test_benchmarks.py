@@ -95,7 +95,7 @@ def test_losses_are_compared_in_full_float32(speed):
 
 
 def test_one_work_a_call_adds_up_to_one_record(speed, tmp_path, monkeypatch, capsys):
-    result = {"seconds_per_step": {"kdlib": [2.0], "it": [1.0]}, "ratio": {"it": 2.0}}
+    result = {"seconds_per_step": {"kdlib": [2.0], "it": [1.0]}}
     monkeypatch.setattr(speed, "measure", lambda *_: result)
     monkeypatch.setattr(speed, "same_losses", lambda *_: {"kdlib": 1.0})
     path = tmp_path / "record.json"
@@ -105,12 +105,29 @@ def test_one_work_a_call_adds_up_to_one_record(speed, tmp_path, monkeypatch, cap
         run(work)
     record = json.loads(path.read_text())
     assert list(record["works"]) == ["teacher", "plain", "attention"]
-    assert record["works"]["plain"] == result | {"losses": {"kdlib": 1.0}}
+    assert record["works"]["plain"] == result | {"ratio": {"it": 2.0}, "losses": {"kdlib": 1.0}}
     shown = capsys.readouterr().out.split("record:")[-2].splitlines()[2:]
     assert [line.split()[0] for line in shown] == [w for w in record["works"] for _ in range(2)]
     run("plain", rounds="6")
     assert "of another rounds: begun anew" in capsys.readouterr().out
     assert list(json.loads(path.read_text())["works"]) == ["plain"]
+
+
+def test_passes_go_over_all_works_and_their_rounds_are_joined(speed, tmp_path, monkeypatch):
+    order, times = [], iter([2.0, 3.0, 4.0, 9.0])
+
+    def measure(work, *_):
+        order.append(work)
+        return {"seconds_per_step": {"kdlib": [next(times)] * 2, "it": [1.0, 2.0]}}
+
+    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "same_losses", lambda *_: {})
+    path = tmp_path / "record.json"
+    speed.main(["--work", "plain", "teacher", "--rounds", "2", "--passes", "2", "--out", str(path)])
+    assert order == ["plain", "teacher"] * 2
+    plain = json.loads(path.read_text())["works"]["plain"]
+    assert plain["seconds_per_step"] == {"kdlib": [2.0, 2.0, 4.0, 4.0], "it": [1.0, 2.0] * 2}
+    assert plain["ratio"] == {"it": 2.0}  # of 2, 1, 4 and 2
 
 
 def test_on_a_gpu_kdlib_is_timed_with_and_without_cuda_graphs(speed, monkeypatch):
@@ -124,7 +141,7 @@ def test_on_a_gpu_kdlib_is_timed_with_and_without_cuda_graphs(speed, monkeypatch
     measure = lambda **skip: speed.measure("plain", None, None, 1, 1, **skip)
     result = measure()
     assert list(result["seconds_per_step"]) == ["kdlib", *found, "PyTorch, resident"]
-    assert set(result["ratio"]) == {*found, "PyTorch, resident"}
+    assert set(speed.joined([result])["ratio"]) == {*found, "PyTorch, resident"}
     assert made == [(), *((options,) for options in found.values())]
     skipped = measure(skip=[*found, "PyTorch, resident"])
     assert list(skipped["seconds_per_step"]) == ["kdlib"]
