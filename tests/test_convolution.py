@@ -84,6 +84,23 @@ def test_gradients_of_unequal_axes(strides, kernel, sides, monkeypatch):
             np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("stride", "kernel", "maps"),
+    [(1, (3, 3, 5, 7), (2, 8, 8, 5)), (2, (2, 2, 4 * 5, 7), (2, 5, 5, 4 * 5))],
+)
+def test_gradients_to_pictures_need_no_more_taps_than_that(stride, kernel, maps, monkeypatch):
+    """Of stride 1 those of the kernel; of stride 2 a quarter of the places, four results at each."""
+    asked = []
+    call = lambda x, kernel, shape, *_, **__: (
+        asked.append((kernel.shape, shape)) or jnp.zeros(shape)
+    )
+    monkeypatch.setattr(convolution, "_onednn", call)
+    x, gradient = jnp.zeros((2, 8, 8, 5)), jnp.zeros((2, 8 // stride, 8 // stride, 7))
+    weights, pads = jnp.zeros((3, 3, 5, 7)), ((1, 1), (1, 1))
+    found = convolution._to_pictures(x, weights, gradient, (stride, stride), pads)
+    assert found.shape == x.shape and asked == [(kernel, maps)]
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernels", ["one", "of each seed"])
 def test_gradients_of_several_seeds_on_a_gpu(stride, kernels, monkeypatch):
