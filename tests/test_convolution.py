@@ -89,7 +89,7 @@ def test_gradients_of_unequal_axes(strides, kernel, sides, monkeypatch):
     [(1, (3, 3, 5, 7), (2, 8, 8, 5)), (2, (2, 2, 4 * 5, 7), (2, 5, 5, 4 * 5))],
 )
 def test_gradients_to_pictures_need_no_more_taps_than_that(stride, kernel, maps, monkeypatch):
-    """Of stride 1 those of the kernel; of stride 2 a quarter of the places, four results at each."""
+    """Of stride 1 those of the kernel; of stride 2 a quarter of the places, four results each."""
     asked = []
     call = lambda x, kernel, shape, *_, **__: (
         asked.append((kernel.shape, shape)) or jnp.zeros(shape)
