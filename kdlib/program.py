@@ -154,7 +154,7 @@ class Program:
         self.score = scorer(logits, recipe.eval_batch_size, fused, self.mesh)
         every_seed = parallel.each_seed(self._epoch, self.mesh, in_axes=(0, None, None))
         self.epoch = jax.jit(every_seed, donate_argnums=0)  # the new state takes its memory
-        self.order, self.step = jax.jit(self._order), compiled(self._step)
+        self.order, self.step = jax.jit(self._order), compiled(self._step, recipe.batch_size >= 64)
         self.add = jax.jit(lambda *sums: jax.tree.map(jnp.add, *sums))
 
     def _modules(self, seed: int) -> Modules:

@@ -115,6 +115,15 @@ def test_a_step_is_traced_once(fused):
     assert len(traced) == 1
 
 
+@pytest.mark.parametrize(("size", "in_a_row"), [(32, False), (64, True)])
+def test_only_large_batches_are_worked_off_layer_by_layer(size, in_a_row, monkeypatch):
+    asked = []
+    monkeypatch.setattr("kdlib.program.compiled", lambda step, *args: asked.append(args))
+    network = lambda name, seed: models.build("ResNet8x0.25", 4, seed=seed)
+    Program(network, noise(), kdlib.Supervised(), kdlib.Recipe(batch_size=size), False)
+    assert asked == [(in_a_row,)]
+
+
 def test_a_network_is_made_once_for_each_seed():
     """The first seed's also gives a program its structure, and a record its sizes."""
     made = []

@@ -54,18 +54,21 @@ def _keep_others(event: str, *_, **__) -> None:
 
 jax.monitoring.register_event_duration_secs_listener(_keep_others)
 
-# For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name; a layer's work
-# is done in a row, from the cache, not what may run side by side; and LLVM's second level compiles
-# sooner than its third, the usual one, for steps no slower.
-# fmt: off
-OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 2,
-           "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if ONEDNN else None
-# fmt: on
+# For a CPU's programs: XLA drops what :func:`once` asks for in a pass of this name, and LLVM's
+# second level compiles sooner than its third, the usual one, for steps no slower.
+OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_backend_optimization_level": 2}
+IN_A_ROW = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-def compiled(function):
-    """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment."""
-    return jax.jit(function, compiler_options=OPTIONS if jax.default_backend() == "cpu" else None)
+def compiled(function, in_a_row: bool = True):
+    """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment.
+
+    ``in_a_row`` has a CPU do a layer's work at once, from the cache, not what may run side by side:
+    faster with batches of 128, but slower with those of 32, whose maps are in the cache anyway.
+    """
+    options = OPTIONS | (IN_A_ROW if in_a_row else {})
+    here = ONEDNN and jax.default_backend() == "cpu"
+    return jax.jit(function, compiler_options=options if here else None)
 
 
 def once(x: jax.Array) -> jax.Array:
@@ -75,7 +78,7 @@ def once(x: jax.Array) -> jax.Array:
     outputs of all convolutions before it, and none is like another, so all have to be compiled.
     From jaxlib 0.11 on it doesn't, and this changes nothing.
     """
-    return lax.optimization_barrier(x) if OPTIONS and jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if ONEDNN and jax.default_backend() == "cpu" else x
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides, padding, **named) -> jax.Array:

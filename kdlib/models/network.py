@@ -175,8 +175,7 @@ def rows(block, make, widths, depths, stride=1):
     """Blocks in a row, for one stage after the other: from each of the widths to the next, as many
     as the depth says. A row's first block changes channels and has stride 2, or the first's."""
     for (c_in, c_out), depth in zip(pairwise(widths), depths, strict=True):
-        rest = [(c_out, 1)] * (depth - 1)
-        yield [block(make, c, c_out, step) for c, step in [(c_in, stride), *rest]]
+        yield [block(make, c, c_out, s) for c, s in [(c_in, stride), *[(c_out, 1)] * (depth - 1)]]
         stride = 2
 
 

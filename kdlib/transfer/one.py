@@ -56,9 +56,8 @@ class ONE(Supervised):
 
     def trained(self, setup: Setup):
         shown = shows(setup.student, setup.image_shape)
-        gate = Gate(shown.features[-2].shape[-1], self.branches, setup.rngs)
-        numbers = range(1, self.branches)
-        return {"gate": gate} | {f"branch_{i}": Branch(setup.peer(i)) for i in numbers}
+        branches = {f"branch_{i}": Branch(setup.peer(i)) for i in range(1, self.branches)}
+        return branches | {"gate": Gate(shown.features[-2].shape[-1], self.branches, setup.rngs)}
 
     def loss(self, trained, frozen, batch):
         student = trained.student(batch.images)
