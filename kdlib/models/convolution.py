@@ -64,7 +64,8 @@ def compiled(function, in_a_row: bool = True):
     """``jax.jit`` of a function that calls :func:`once`; the back end is that of this moment.
 
     ``in_a_row`` has a CPU do a layer's work at once, from the cache, not what may run side by side:
-    faster with batches of 128, but slower with those of 32, whose maps are in the cache anyway.
+    faster with batches of 128, of all but the narrowest networks, and slower with those of 32,
+    whose maps are in the cache anyway.
     """
     options = OPTIONS | (IN_A_ROW if in_a_row else {})
     here = ONEDNN and jax.default_backend() == "cpu"
